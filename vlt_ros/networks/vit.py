@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision transformer with timm's parameter names, so that timm, OSTrack and MAE checkpoints load.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; LayerScale from Touvron et al., "Going
+deeper with Image Transformers", ICCV 2021 (used by DINOv2, Oquab et al., TMLR 2024).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, N, C)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, length, dim = tokens.shape
+        qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).reshape(batch, length, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class LayerScale(nn.Module):
+    """Per-channel scale of a residual branch."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer; ``layer_scale`` adds DINOv2's LayerScale to both branches."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int = 4, layer_scale: bool = False) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
+        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
+
+
+class PatchEmbed(nn.Module):
+    """Image (B, 3, H, W) to patch tokens (B, H/p * W/p, C), row by row."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+def interpolate_positions(positions: Tensor, side: int) -> Tensor:
+    """Resize square position embeddings (1, n*n, C) to (1, side*side, C), bicubic as OSTrack does."""
+    old_side = round(positions.shape[1] ** 0.5)
+    if old_side == side:
+        return positions
+    grid = positions.transpose(1, 2).reshape(1, -1, old_side, old_side)
+    grid = F.interpolate(grid.float(), size=(side, side), mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)
+
+
+class VisionTransformer(nn.Module):
+    """The backbone's parameters: patches, one position grid a crop, layers, final norm.
+
+    There is no class token: a tracker reads patches only (OSTrack, Ye et al., ECCV 2022). The joint forward
+    over template and search tokens is the tracker's own (see pjvlt.py); :meth:`forward` is the plain ViT
+    over one image, which tests compare with transformers' implementation.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        grids: side of the template's and of the search region's token grid.
+        dim: channels C. depth: layers. num_heads: attention heads. layer_scale: DINOv2's LayerScale.
+    """
+
+    def __init__(self, patch_size: int, grids: tuple[int, int], dim: int, depth: int, num_heads: int,
+                 layer_scale: bool) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.pos_embed_z = nn.Parameter(torch.zeros(1, grids[0] ** 2, dim))
+        self.pos_embed_x = nn.Parameter(torch.zeros(1, grids[1] ** 2, dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, layer_scale=layer_scale) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        nn.init.trunc_normal_(self.pos_embed_z, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed_x, std=0.02)
+
+    def embed_template(self, template: Tensor) -> Tensor:
+        """Template crop (B, 3, Hz, Wz), normalised, to tokens (B, Nz, C)."""
+        return self.patch_embed(template) + self.pos_embed_z
+
+    def embed_search(self, search: Tensor) -> Tensor:
+        """Search crop (B, 3, Hx, Wx), normalised, to tokens (B, Nx, C)."""
+        return self.patch_embed(search) + self.pos_embed_x
+
+    def forward(self, search: Tensor) -> Tensor:
+        """Search crop alone through every layer and the final norm: (B, Nx, C)."""
+        tokens = self.embed_search(search)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)

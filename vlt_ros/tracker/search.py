@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding a target anywhere in the frame with one look a frame, so that the frame rate holds.
+
+By text alone (a new command) and by appearance (a lost target). Both go from few windows to many and give up
+nothing: when a sweep ends without a find, the next begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from vlt_ros.tracker.geometry import Window, overlap, tiles, whole_frame, window_around
+from vlt_ros.tracker.look import Looker, Sighting
+from vlt_ros.tracker.target import Box
+
+# A box found in a wide view must be found again in the next frame at about the same place.
+CONFIRM_OVERLAP = 0.3
+# Smaller tiles than this share of the network's input are blown up for nothing.
+MIN_TILE = 0.6
+
+
+def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:
+    """Windows for a search by text: the whole frame, then tiles of a half, then of a quarter of its longer side.
+
+    A person 30 pixels high in a VGA frame is 3 pixels of the network's input in the whole frame and 40 in a
+    quarter tile.
+    """
+    levels = [[whole_frame(width, height)]]
+    for divisor in (2, 4):
+        side = math.ceil(max(width, height) / divisor)
+        if side >= MIN_TILE * input_size and side < min(width, height) * 1.5:
+            levels.append(tiles(width, height, side))
+    return levels
+
+
+class TextSearch:
+    """Search by text: the best sighting of a level, seen again in the next frame, is the target."""
+
+    def __init__(self, looker: Looker, words) -> None:
+        self.looker, self.words, self.blank = looker, words, looker.blank()
+        self.confidence = 0.0
+        self._frames = self._sweep()
+        next(self._frames)
+
+    def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
+        """One look at a new frame; a sighting when the target is found. ``confidence`` is the look's own."""
+        found = self._frames.send((image, threshold))
+        return found
+
+    def _look(self, image: np.ndarray, window: Window) -> Sighting:
+        sighting = self.looker.look(image, window, self.blank, self.words)
+        self.confidence = sighting.confidence
+        return sighting
+
+    def _sweep(self) -> Iterator[Sighting | None]:
+        image, threshold = yield None
+        while True:
+            for windows in search_levels(image.shape[1], image.shape[0], self.looker.size):
+                candidates = []
+                for window in windows:
+                    sighting = self._look(image, window)
+                    if sighting.confidence >= threshold:
+                        candidates.append((sighting, window))
+                    image, threshold = yield None
+                # Best first; overlapping tiles see the same thing several times, once is enough.
+                candidates.sort(key=lambda candidate: -candidate[0].confidence)
+                for sighting, window in candidates[:2]:
+                    again = self._look(image, window)
+                    if again.confidence < threshold or overlap(again.box, sighting.box) < CONFIRM_OVERLAP:
+                        image, threshold = yield None
+                        continue
+                    # A closer look gives a better box, and the words often match better; position words do not
+                    # survive it ("the left one" is central now), so it may only refine, never refuse.
+                    closer_window = window_around(again.box, 4.0)
+                    if closer_window.side < 0.7 * window.side:
+                        image, threshold = yield None
+                        closer = self._look(image, closer_window)
+                        if overlap(closer.box, again.box) >= CONFIRM_OVERLAP:
+                            again = closer._replace(confidence=max(closer.confidence, again.confidence))
+                    image, threshold = yield again
+
+
+class AppearanceSearch:
+    """Search for a lost target by its template (and words): near its last place in every other look."""
+
+    def __init__(self, looker: Looker, template: Tensor, words, last: Box) -> None:
+        self.looker, self.template, self.words, self.last = looker, template, words, last
+        self.confidence = 0.0
+        self._windows = iter(())
+        self._near = False
+
+    def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
+        """One look at a new frame; a sighting when it is at least ``threshold`` sure."""
+        height, width = image.shape[:2]
+        self._near = not self._near
+        if self._near:
+            window = window_around(self.last, 5.0)
+        else:
+            window = next(self._windows, None)
+            if window is None:
+                side = min(window_around(self.last, 6.0).side, max(width, height))
+                x, y = self.last[0] + self.last[2] / 2, self.last[1] + self.last[3] / 2
+                self._windows = iter(sorted(tiles(width, height, side), key=lambda w: math.hypot(
+                    w.x + side / 2 - x, w.y + side / 2 - y)))
+                window = next(self._windows)
+        sighting = self.looker.look(image, window, self.template, self.words)
+        self.confidence = sighting.confidence
+        return sighting if sighting.confidence >= threshold else None

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker behind the node, the command line and the evaluation: one frame in, one :class:`Target` out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
+from vlt_ros.tracker.geometry import clip, window_around
+from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.search import AppearanceSearch, TextSearch
+from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
+
+FRAME_INTERVAL_S = 1 / 30
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a target is followed from frame to frame; chosen on held-out training clips, see the model card.
+
+    search_factor: side of the search region over the target's size sqrt(w h).
+    centre_weight: share of the Hann window in the score that picks the cell.
+    size_smoothing: share of the new size in the next one, at full confidence.
+    template_mix: share of the newest appearance in the template, refreshed while confidence is high.
+    template_every: frames between two refreshes. template_confidence: from which confidence on.
+    """
+
+    search_factor: float = 4.0
+    centre_weight: float = 0.3
+    size_smoothing: float = 0.5
+    template_mix: float = 0.0
+    template_every: int = 10
+    template_confidence: float = 0.7
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raise ValueError unless the image is BGR uint8 (H, W, 3) with pixels in it."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image must be a uint8 array (height, width, 3) in BGR order, not {got}")
+    if image.shape[0] < 2 or image.shape[1] < 2:
+        raise ValueError(f"image must have at least 2 x 2 pixels, not {image.shape[1]} x {image.shape[0]}")
+
+
+class Tracker:
+    """Follows what a sentence names, or a box shows, or both.
+
+    A command starts it (:meth:`start`), every frame goes to :meth:`track`. By text alone it is SEARCHING until
+    the network, with a blank template, is sure of a place twice; the box found there becomes the template. A box
+    does not move on a confidence below ``settings.lost_threshold``.
+
+    Not thread-safe: one thread calls it.
+
+    Args:
+        network: from ``vlt_ros.networks.load_network``.
+        settings: thresholds; assign :attr:`settings` between frames to change them.
+        following: how it follows, see :class:`Following`.
+    """
+
+    def __init__(self, network, settings: TrackerSettings | None = None, following: Following | None = None) -> None:
+        self.settings = settings or TrackerSettings()
+        self.following = following or Following()
+        self._looker = Looker(network)
+        self._target = Target()
+        self._forget()
+
+    @property
+    def network(self):
+        """The network it runs."""
+        return self._looker.network
+
+    @property
+    def target(self) -> Target:
+        """The newest result."""
+        return self._target
+
+    def _forget(self) -> None:
+        """Drop command, appearance and motion (not the id counter)."""
+        self._words = self._template = self._first_template = None
+        self._box: Box | None = None
+        self._search: TextSearch | AppearanceSearch | None = None
+        self._below_since: float | None = None
+        self._clock = 0.0
+        self._since_refresh = self._frames_searched = 0
+
+    def warm_up(self) -> None:
+        """Run every part of the network once, so that the first frame is as fast as the next."""
+        looker = self._looker
+        frame = np.zeros((looker.size, looker.size, 3), np.uint8)
+        box = (0.25 * looker.size, 0.25 * looker.size, 0.5 * looker.size, 0.5 * looker.size)
+        for template in (looker.template(frame, box), looker.blank()):
+            looker.look(frame, window_around(box, 2.0), template, looker.words("the target"))
+
+    # commands ---------------------------------------------------------------------------------------------
+    def start(self, text: str = "", image: np.ndarray | None = None, box: Sequence[float] | None = None,
+              stamp: float | None = None) -> Target:
+        """Follow a new target, under a new id.
+
+        Args:
+            text: the sentence; may be '' when a box is given.
+            image: the frame that the box was drawn on, BGR uint8 (H, W, 3); not needed without a box.
+            box: x, y, width, height in that frame's pixels. stamp: that frame's time in seconds.
+
+        Raises:
+            CommandError: neither text nor box, a bad text, a bad box or image. The old target stays.
+        """
+        text = validate_text(text)
+        if box is None and not text:
+            raise CommandError("a command needs a text or a box")
+        if box is not None:
+            try:
+                check_image(image)
+            except ValueError as error:
+                raise CommandError(f"a box needs the frame it was drawn on: {error}") from error
+            box = validate_box(box, image.shape[1], image.shape[0])
+        words = self._looker.words(text)
+        template = self._looker.template(image, box) if box is not None else None
+        self._forget()
+        self._words = words
+        target_id = self._target.target_id + 1
+        if box is None:
+            self._search = TextSearch(self._looker, words)
+            self._target = Target(State.SEARCHING, None, 0.0, target_id, text)
+        else:
+            self._adopt(template, box)
+            self._target = Target(State.TRACKING, box, 1.0, target_id, text, self._now(stamp))
+        return self._target
+
+    def stop(self) -> Target:
+        """Forget the target: IDLE."""
+        self._forget()
+        self._target = Target(target_id=self._target.target_id)
+        return self._target
+
+    def search_again(self) -> Target:
+        """Look for the same target in the whole frame, under the same id: by its words, else by its appearance.
+
+        Raises:
+            CommandError: there is no target.
+        """
+        if self._words is None:
+            raise CommandError("there is no target to search for: send a command first")
+        old = self._target
+        if old.text:
+            words = self._words
+            self._forget()
+            self._words, self._search = words, TextSearch(self._looker, words)
+        else:
+            self._search = AppearanceSearch(self._looker, self._first_template, self._words, self._box)
+        self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
+        return self._target
+
+    def clear(self) -> Target:
+        """Time jumped: appearance and motion no longer hold. With a text search again, box alone goes IDLE."""
+        if self._words is None or not self._target.text:
+            return self.stop()
+        self._target = replace(self.search_again(), last_seen=None)
+        return self._target
+
+    # frames -----------------------------------------------------------------------------------------------
+    def track(self, image: np.ndarray, stamp: float | None = None) -> Target:
+        """The target in the next frame.
+
+        Args:
+            image: BGR uint8 (H, W, 3). stamp: its time in seconds; None counts frames at 30 Hz.
+
+        Raises:
+            ValueError: not such an image; nothing changes.
+        """
+        check_image(image)
+        now = self._now(stamp)
+        if self._target.state is State.IDLE:
+            return self._target
+        if self._search is not None:
+            self._target = self._searched(image, now)
+        else:
+            self._target = self._followed(image, now)
+        return self._target
+
+    def _now(self, stamp: float | None) -> float:
+        self._clock = self._clock + FRAME_INTERVAL_S if stamp is None else float(stamp)
+        return self._clock
+
+    def _adopt(self, template, box: Box) -> None:
+        self._template = self._first_template = template
+        self._box, self._search, self._below_since = box, None, None
+        self._since_refresh = 0
+
+    def _searched(self, image: np.ndarray, now: float) -> Target:
+        """A frame in SEARCHING or LOST."""
+        old = self._target
+        if old.state is State.LOST and not self.settings.reacquire:
+            return old
+        self._frames_searched += 1
+        if (self._frames_searched - 1) % self.settings.search_interval_frames:
+            return old
+        sighting = self._search.step(image, self.settings.track_threshold)
+        if sighting is None:
+            return replace(old, confidence=self._search.confidence)
+        height, width = image.shape[:2]
+        box = clip(sighting.box, width, height, min(10, width, height))
+        if isinstance(self._search, TextSearch):
+            self._adopt(self._looker.template(image, box), box)
+        else:
+            self._box, self._search, self._below_since = box, None, None
+        return Target(State.TRACKING, box, sighting.confidence, old.target_id, old.text, now)
+
+    def _followed(self, image: np.ndarray, now: float) -> Target:
+        """A frame in TRACKING or UNCERTAIN."""
+        old, settings = self._target, self.settings
+        height, width = image.shape[:2]
+        window = window_around(self._box, self.following.search_factor)
+        sighting = self._looker.look(image, window, self._template, self._words, self.following.centre_weight)
+        confidence = sighting.confidence
+        if confidence < settings.lost_threshold:
+            if self._below_since is None:
+                self._below_since = now
+            if now - self._below_since >= settings.lost_after_s:
+                self._search = AppearanceSearch(self._looker, self._first_template, self._words, self._box)
+                self._frames_searched = 0
+                return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
+            return replace(old, state=State.UNCERTAIN, confidence=confidence)
+        self._below_since = None
+        self._box = clip(self._smooth(sighting.box, confidence), width, height, min(10, width, height))
+        self._refresh_template(image, confidence)
+        state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
+        return Target(state, self._box, confidence, old.target_id, old.text, now)
+
+    def _smooth(self, box: Box, confidence: float) -> Box:
+        """The new centre with a size between the old and the new one: sizes jump more than targets do."""
+        x, y, w, h = box
+        share = self.following.size_smoothing * min(1.0, confidence / 0.5)
+        smooth_w = math.exp((1 - share) * math.log(self._box[2]) + share * math.log(max(w, 1.0)))
+        smooth_h = math.exp((1 - share) * math.log(self._box[3]) + share * math.log(max(h, 1.0)))
+        return x + (w - smooth_w) / 2, y + (h - smooth_h) / 2, smooth_w, smooth_h
+
+    def _refresh_template(self, image: np.ndarray, confidence: float) -> None:
+        """Mix the newest appearance into the first one, now and then, while the target is certain."""
+        following = self.following
+        self._since_refresh += 1
+        if following.template_mix and self._since_refresh >= following.template_every \
+                and confidence >= following.template_confidence:
+            newest = self._looker.template(image, self._box)
+            self._template = (1 - following.template_mix) * self._first_template + following.template_mix * newest
+            self._since_refresh = 0

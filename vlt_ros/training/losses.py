@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PJVLT's training objective: Gaussian-weighted focal loss + 2 GIoU + 5 L1 (eqs. 14 to 17)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlt_ros.networks.head import Maps
+
+
+def gaussian_radius(height: float, width: float, min_overlap: float = 0.7) -> float:
+    """How far (in cells) a corner may move while the box keeps ``min_overlap`` IoU (CornerNet, Law and Deng 2018).
+
+    The smallest of the three cases' radii: one corner in and one out, both in, both out.
+    """
+    total, area = height + width, height * width
+    one_out = (total - math.sqrt(total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap))) / 2
+    both_in = (2 * total - math.sqrt(4 * total**2 - 16 * area * (1 - min_overlap))) / 8
+    grow = 2 * min_overlap * total
+    both_out = (-grow + math.sqrt(grow**2 + 16 * min_overlap * area * (1 - min_overlap))) / (8 * min_overlap)
+    return max(0.0, min(one_out, both_in, both_out))
+
+
+def gaussian_maps(boxes: Tensor, present: Tensor, side: int) -> Tensor:
+    """Target score maps (eq. 14): a peak of 1 at the cell of each box's centre.
+
+    Args:
+        boxes: (B, 4) centre x, centre y, width, height as fractions of the search region.
+        present: (B,) False where the named thing is not there: that map is empty.
+        side: cells a side S.
+
+    Returns:
+        (B, 1, S, S). The peak is the cell that holds the centre, so that offsets lie in [0, 1) as the paper has
+        them (OSTrack rounds to the nearest cell corner instead, and loses centres that round to S).
+    """
+    maps = torch.zeros(len(boxes), 1, side, side, device=boxes.device)
+    cells = torch.arange(side, device=boxes.device, dtype=torch.float32)
+    for i, (box, here) in enumerate(zip(boxes.tolist(), present.tolist())):
+        column, row = int(box[0] * side), int(box[1] * side)
+        if not here or not (0 <= column < side and 0 <= row < side):
+            continue
+        radius = int(gaussian_radius(math.ceil(box[3] * side), math.ceil(box[2] * side)))
+        sigma = (2 * radius + 1) / 6
+        peak = torch.exp(-((cells - column)[None, :] ** 2 + (cells - row)[:, None] ** 2) / (2 * sigma**2))
+        maps[i, 0] = peak.masked_fill(peak < torch.finfo(torch.float32).eps * peak.max(), 0)
+    return maps
+
+
+def focal_loss(score: Tensor, target: Tensor) -> Tensor:
+    """Eq. 15 with a = 2, b = 4, summed over cells and divided by the number of peaks (at least one)."""
+    peak = target.eq(1)
+    positive = torch.log(score) * (1 - score) ** 2 * peak
+    negative = torch.log(1 - score) * score**2 * (1 - target) ** 4 * ~peak
+    return -(positive.sum() + negative.sum()) / peak.sum().clamp(min=1)
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Generalised IoU of boxes (..., 4) in centre form, pairwise along the leading axes, in (-1, 1]; eq. 16."""
+    a, b = _corners(boxes), _corners(others)
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    union = boxes[..., 2:].prod(-1) + others[..., 2:].prod(-1) - inner
+    return inner / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
+
+
+def tracking_loss(maps: Maps, boxes: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 17: classification + 2 GIoU + 5 L1.
+
+    The box is read off the true centre's cell and its eight neighbours, weighted by the Gaussian map, so that a
+    maximum one cell off still gives a good box.
+
+    Args:
+        maps: the head's output. boxes: (B, 4) centre form, fractions of the search region. present: (B,).
+
+    Returns:
+        the loss, and its detached parts by name.
+    """
+    side = maps.score.shape[-1]
+    target = gaussian_maps(boxes, present, side)
+    classification = focal_loss(maps.score, target)
+    peak = target.eq(1).float()
+    near = F.max_pool2d(peak, 3, stride=1, padding=1).flatten(1)
+    weight = near * (0.25 + 0.75 * target.flatten(1))
+    cells = torch.arange(side, device=boxes.device, dtype=torch.float32)
+    grid = torch.stack(torch.meshgrid(cells, cells, indexing="xy")).flatten(1)              # 2, S*S: column, row
+    centre = (grid + maps.offset.flatten(2)) / side
+    predicted = torch.cat((centre, maps.size.flatten(2)), dim=1).transpose(1, 2)            # B, S*S, 4
+    expected = boxes[:, None, :].expand_as(predicted)
+    total = weight.sum().clamp(min=1e-6)
+    overlap = ((1 - giou(predicted, expected)) * weight).sum() / total
+    distance = ((predicted - expected).abs().mean(-1) * weight).sum() / total
+    loss = classification + 2 * overlap + 5 * distance
+    return loss, {"loss": loss.detach(), "focal": classification.detach(), "giou": overlap.detach(),
+                  "l1": distance.detach()}

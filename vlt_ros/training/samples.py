@@ -1,0 +1,658 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training samples: pairs that teach following, and text-only pictures that teach listening.
+
+A tracker trained on pairs alone ignores its sentence, because the template says it all. So half of the samples have
+no template, and in most of those several equal candidates are placed before the target is drawn among them: nothing
+but the phrase tells which it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vlt_ros.networks.preprocess import MEAN
+from vlt_ros.training.library import Library
+from vlt_ros.training.phrases import (COLOURS, PEOPLE, alike, coloured_noun, measured_colour, mirror, place,
+                                      placed_noun, sentence, tint)
+
+KINDS = ("still", "clip", "paste", "phrase", "photo")
+DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
+PADDING = tuple(round(255 * value) for value in MEAN)
+PASTE_CANVAS = 420
+MAX_CLIP_GAP = 40
+# Sources whose boxes leave many objects out: "the only one" cannot be said there.
+INCOMPLETE_SOURCES = frozenset({"apples", "rabbit"})
+
+
+@dataclass
+class Sample:
+    """One training sample.
+
+    template (z, z, 3) and search (x, x, 3): RGB uint8. template_blank: no template, the text alone decides.
+    text: the sentence, may be ''. box: float32 (4,) centre x, centre y, width, height as fractions of the search
+    crop, zeros when not present. present: False when what the text names is not in the search crop.
+    kind: one of :data:`KINDS`.
+    """
+
+    template: np.ndarray
+    search: np.ndarray
+    template_blank: bool
+    text: str
+    box: np.ndarray
+    present: bool
+    kind: str
+
+
+@dataclass
+class CandidateScene:
+    """A picture with equal candidates and two phrases, for measuring whether the phrase decides.
+
+    image: RGB uint8 (x, x, 3). boxes: (K, 4) x, y, w, h in pixels. target, wrong_target: indices of the candidates
+    that the right and the wrong phrase describe.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    right: str
+    wrong: str
+    target: int
+    wrong_target: int
+
+
+def _window(image: np.ndarray, left: float, top: float, side: float, size: int,
+            around: np.ndarray | None = None) -> np.ndarray:
+    """Square window of a picture at ``size`` x ``size``; outside is ``around`` stretched, or the mean colour."""
+    height, width = image.shape[:2]
+    x, y, side = int(round(left)), int(round(top)), max(2, int(round(side)))
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
+    if around is None:
+        canvas = np.empty((side, side, 3), np.uint8)
+        canvas[:] = PADDING
+    else:
+        canvas = cv2.resize(around, (side, side), interpolation=cv2.INTER_LINEAR)
+    if x1 < x2 and y1 < y2:
+        canvas[y1 - y:y2 - y, x1 - x:x2 - x] = image[y1:y2, x1:x2]
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def _fractions(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
+    """Corners as fractions, cut to the crop, to the centre form of :class:`Sample`."""
+    x1, y1, x2, y2 = np.clip([x1, y1, x2, y2], 0, 1)
+    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], np.float32)
+
+
+class SampleGenerator:
+    """Samples by index: the same (seed, index) always gives the same sample, in any process.
+
+    Args:
+        data_dir, assets_dir: see :class:`vlt_ros.training.library.Library`.
+        template_size, search_size: crop sides in pixels. seed: of all randomness.
+        split: 'train' or 'heldout'; objects, stills and clips of one never appear in the other.
+        mix: share of each kind, :data:`DEFAULT_MIX` when None.
+
+    Raises:
+        FileNotFoundError: data or assets are missing. ValueError: an unknown kind in ``mix``.
+    """
+
+    def __init__(self, data_dir, assets_dir, template_size: int = 112, search_size: int = 224, seed: int = 0,
+                 split: str = "train", mix: dict[str, float] | None = None) -> None:
+        mix = mix or DEFAULT_MIX
+        if set(mix) - set(KINDS):
+            raise ValueError(f"mix names unknown kinds {sorted(set(mix) - set(KINDS))}: known are {', '.join(KINDS)}")
+        self.library = Library(data_dir, assets_dir, split)
+        self.template_size, self.search_size, self.seed, self.split = template_size, search_size, seed, split
+        self._kinds = list(mix)
+        shares = np.array([mix[kind] for kind in self._kinds], float)
+        self._shares = shares / shares.sum()
+        # The square root of a source's size: large single-class sources do not drown the small varied ones.
+        self._sources = list(self.library.sources)
+        weights = np.array([len(self.library.sources[name]) ** 0.5 for name in self._sources])
+        self._source_shares = weights / weights.sum()
+        cutouts = self.library.cutouts
+        self._pools = [pool for pool in (
+            [i for i, c in enumerate(cutouts) if not c.real],
+            [i for i, c in enumerate(cutouts) if c.real and c.name not in PEOPLE],
+            [i for i, c in enumerate(cutouts) if c.person]) if pool]
+        pool_shares = np.array([0.45, 0.3, 0.25] if len(self._pools) == 3 else [1.0] * len(self._pools))
+        self._pool_shares = pool_shares / pool_shares.sum()
+        self._named: dict[str, list[int]] = {}
+        for i, cutout in enumerate(cutouts):
+            self._named.setdefault(cutout.name, []).append(i)
+
+    def sample(self, index: int) -> Sample:
+        """The sample of an index."""
+        for attempt in range(20):
+            rng = np.random.default_rng([self.seed, index, attempt, 7 if self.split == "heldout" else 3])
+            kind = self._kinds[rng.choice(len(self._kinds), p=self._shares)]
+            sample = getattr(self, f"_{kind}")(rng)
+            if sample is not None:
+                return sample
+        raise RuntimeError(f"no sample could be made for seed {self.seed}, index {index}")
+
+    def candidates(self, index: int, by: str = "colour", count: int = 3) -> CandidateScene:
+        """The index-th scene of ``count`` equal candidates told apart by 'colour', 'position' or 'name' alone.
+
+        Raises:
+            ValueError: unknown ``by``.
+        """
+        if by not in ("colour", "position", "name"):
+            raise ValueError(f"candidates differ by colour, position or name, not by {by!r}")
+        for attempt in range(200):
+            rng = np.random.default_rng([self.seed, index, attempt, 11, ("colour", "position", "name").index(by)])
+            scene = self._scene(rng, by, count)
+            if scene is None:
+                continue
+            image, boxes, nouns, _ = scene
+            target, wrong = (int(i) for i in rng.permutation(count)[:2])
+            if nouns[target] is None or nouns[wrong] is None:
+                continue
+            return CandidateScene(image, np.array(boxes, float), f"the {nouns[target]}", f"the {nouns[wrong]}",
+                                  target, wrong)
+        raise RuntimeError(f"no scene could be made for seed {self.seed}, index {index}")
+
+    # pieces -----------------------------------------------------------------------------------------------
+    def _boxed(self, rng) -> dict:
+        source = self._sources[rng.choice(len(self._sources), p=self._source_shares)]
+        rows = self.library.sources[source]
+        return self.library.boxed[rows[rng.integers(len(rows))]]
+
+    def _background(self, rng, size: int | None = None) -> np.ndarray:
+        library, which = self.library, rng.random()
+        if which < 0.25 and library.backgrounds:
+            image = library.image(library.backgrounds[rng.integers(len(library.backgrounds))])
+        elif which < 0.6 and library.plain:
+            image = library.still(library.plain[rng.integers(len(library.plain))])
+        else:
+            image = library.still(self._boxed(rng))
+        height, width = image.shape[:2]
+        side = int(min(height, width) * rng.uniform(0.35, 1))
+        x, y = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
+        image = image[y:y + side, x:x + side]
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+        return cv2.resize(image, (size or self.search_size,) * 2,
+                          interpolation=cv2.INTER_AREA if side > self.search_size else cv2.INTER_LINEAR)
+
+    @staticmethod
+    def _photometric(image: np.ndarray, rng, strength: float = 1.0, colour: bool = True) -> np.ndarray:
+        """Light, colour (not where the phrase is about colour), resolution, blur, noise, JPEG."""
+        pixels = image.astype(np.float32)
+        if rng.random() < 0.7:
+            pixels = ((pixels - 128) * rng.uniform(1 - 0.3 * strength, 1 + 0.3 * strength) + 128
+                      + rng.uniform(-30, 30) * strength)
+        if rng.random() < 0.3:
+            pixels = 255 * np.clip(pixels / 255, 0, 1) ** rng.uniform(0.7, 1.45)
+        if colour and rng.random() < 0.5:
+            pixels = pixels * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+        if colour and rng.random() < 0.05:
+            pixels = np.repeat(pixels.mean(2, keepdims=True), 3, 2)
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+        side = pixels.shape[0]
+        if rng.random() < 0.3:
+            factor = rng.uniform(1.3, 4)
+            small = cv2.resize(pixels, (int(side / factor),) * 2, interpolation=cv2.INTER_AREA)
+            pixels = cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+        if rng.random() < 0.15:
+            pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.5, 1.6))
+        if rng.random() < 0.12:
+            length = int(rng.integers(3, 10))
+            kernel = np.zeros((length, length), np.float32)
+            kernel[length // 2] = 1 / length
+            turn = cv2.getRotationMatrix2D(((length - 1) / 2,) * 2, rng.uniform(0, 180), 1)
+            kernel = cv2.warpAffine(kernel, turn, (length, length))
+            kernel /= max(kernel.sum(), 1e-3)
+            pixels = cv2.filter2D(pixels, -1, kernel)
+        if rng.random() < 0.25:
+            noise = rng.normal(0, rng.uniform(2, 10), pixels.shape)
+            pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+        if rng.random() < 0.25:
+            _, code = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
+            pixels = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        return pixels
+
+    def _occlude(self, search: np.ndarray, box: np.ndarray, rng) -> None:
+        """Cover a part of the target with a piece of another picture."""
+        size = self.search_size
+        share = rng.uniform(0.25, 0.5)
+        width, height = box[2] * size * share, box[3] * size * share
+        x = int((box[0] + rng.uniform(-0.4, 0.4) * box[2]) * size - width / 2)
+        y = int((box[1] + rng.uniform(-0.4, 0.4) * box[3]) * size - height / 2)
+        rows = slice(max(y, 0), max(0, int(y + height)))
+        columns = slice(max(x, 0), max(0, int(x + width)))
+        search[rows, columns] = cv2.resize(self._background(rng, 64), (size, size))[rows, columns]
+
+    def _pair(self, template_image, template_box, search_image, search_box, text: str, kind: str, rng) -> Sample | None:
+        """Crop template (factor 2) and search region (about 4, off centre) as a tracker meets them."""
+        x, y, w, h = template_box
+        scale = math.sqrt(w * h)
+        side = 2 * scale * math.exp(rng.normal(0, 0.06))
+        cx, cy = x + w / 2 + rng.normal(0, 0.03) * scale, y + h / 2 + rng.normal(0, 0.03) * scale
+        template = _window(template_image, cx - side / 2, cy - side / 2, side, self.template_size)
+        x, y, w, h = search_box
+        scale = math.sqrt(w * h)
+        side = 4 * scale * math.exp(np.clip(rng.normal(0, 0.25), -0.5, 0.6))
+        # Mostly near the middle, as a target is from one frame to the next, up to the region's edge.
+        limit = max(0.0, side / 2 - 0.55 * scale)
+        radius, angle = limit * rng.random() ** 1.3, rng.uniform(0, 2 * math.pi)
+        shift_x = np.clip(radius * math.cos(angle) * 1.2, -limit, limit)
+        shift_y = np.clip(radius * math.sin(angle) * 1.2, -limit, limit)
+        left, top = x + w / 2 - shift_x - side / 2, y + h / 2 - shift_y - side / 2
+        around = self._background(rng) if rng.random() < 0.5 else None
+        search = _window(search_image, left, top, side, self.search_size, around)
+        left, top, side = int(round(left)), int(round(top)), max(2, int(round(side)))
+        cx, cy, fw, fh = np.array([(x + w / 2 - left) / side, (y + h / 2 - top) / side, w / side, h / side],
+                                  np.float32)
+        box = _fractions(cx - fw / 2, cy - fh / 2, cx + fw / 2, cy + fh / 2)
+        if min(box[2:]) < 0.02:
+            return None
+        template = self._photometric(template, rng, 0.7)
+        search = self._photometric(search, rng)
+        if rng.random() < 0.12:
+            self._occlude(search, box, rng)
+        if rng.random() < 0.5:
+            template, search, text = template[:, ::-1], search[:, ::-1], mirror(text)
+            box[0] = 1 - box[0]
+        return Sample(np.ascontiguousarray(template), np.ascontiguousarray(search), False, text, box, True, kind)
+
+    def _text_only(self, search, box: np.ndarray, text: str, present: bool, kind: str, rng) -> Sample:
+        if rng.random() < 0.5:
+            search, text = search[:, ::-1], mirror(text)
+            box[0] = 1 - box[0]
+        if not present:
+            box[:] = 0
+        blank = np.zeros((self.template_size, self.template_size, 3), np.uint8)
+        return Sample(blank, np.ascontiguousarray(search), True, text, box, present, kind)
+
+    # following --------------------------------------------------------------------------------------------
+    def _still(self, rng) -> Sample | None:
+        """Template and search region from one still, around a named object or any textured box."""
+        if rng.random() < 0.3 and self.library.plain:
+            image = self.library.still(self.library.plain[rng.integers(len(self.library.plain))])
+            height, width = image.shape[:2]
+            for _ in range(6):
+                scale = math.exp(rng.uniform(math.log(14), math.log(0.5 * min(height, width))))
+                aspect = math.exp(rng.normal(0, 0.45))
+                w, h = scale * aspect, scale / aspect
+                if w > 0.8 * width or h > 0.8 * height:
+                    continue
+                x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+                patch = image[int(y):int(y + h), int(x):int(x + w)]
+                if patch.size and patch.std() > 28:
+                    return self._pair(image, (x, y, w, h), image, (x, y, w, h), "", "still", rng)
+            return None
+        row = self._boxed(rng)
+        thing = row["objects"][rng.integers(len(row["objects"]))]
+        x, y, w, h = thing["box"]
+        if min(w, h) < 6 or max(w / row["width"], h / row["height"]) > 0.95:
+            return None
+        image = self.library.still(row)
+        text = sentence(thing["name"], rng) if rng.random() < 0.5 else ""
+        return self._pair(image, thing["box"], image, thing["box"], text, "still", rng)
+
+    def _clip(self, rng) -> Sample | None:
+        """Two frames of a clip, forwards or backwards in time: real motion."""
+        clip = self.library.clips[rng.integers(len(self.library.clips))]
+        length = min(len(clip.frames), len(clip.boxes))
+        first = rng.integers(length)
+        second = int(np.clip(first + rng.integers(-MAX_CLIP_GAP, MAX_CLIP_GAP + 1), 0, length - 1))
+        if min(clip.boxes[first][2:]) < 4 or min(clip.boxes[second][2:]) < 4:
+            return None
+        return self._pair(self.library.image(clip.frames[first]), clip.boxes[first],
+                          self.library.image(clip.frames[second]), clip.boxes[second],
+                          clip.text if rng.random() < 0.5 else "", "clip", rng)
+
+    def _cutout(self, index: int) -> np.ndarray:
+        return self.library.image(self.library.cutouts[index].file)
+
+    def _pick(self, rng) -> int:
+        pool = self._pools[rng.choice(len(self._pools), p=self._pool_shares)]
+        return int(pool[rng.integers(len(pool))])
+
+    @staticmethod
+    def _put(canvas: np.ndarray, cutout: np.ndarray, cx: float, cy: float, size: float, rng,
+             turn: float = 8) -> tuple[int, int, int, int] | None:
+        """Paste a cut-out with sqrt(w h) = ``size`` pixels, turned by up to ``turn`` degrees.
+
+        Returns the visible box x, y, w, h in pixels, None when next to nothing is visible.
+        """
+        height, width = cutout.shape[:2]
+        scale = size / math.sqrt(width * height)
+        piece = cv2.resize(cutout, (max(2, int(round(width * scale))), max(2, int(round(height * scale)))),
+                           interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        height, width = piece.shape[:2]
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-turn, turn), 1)
+        cosine, sine = abs(matrix[0, 0]), abs(matrix[0, 1])
+        wide, high = int(width * cosine + height * sine) + 1, int(height * cosine + width * sine) + 1
+        matrix[0, 2] += wide / 2 - width / 2
+        matrix[1, 2] += high / 2 - height / 2
+        piece = cv2.warpAffine(piece, matrix, (wide, high), flags=cv2.INTER_LINEAR)
+        rows, columns = np.nonzero(piece[..., 3] > 90)
+        if len(rows) < 8:
+            return None
+        piece = piece[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
+        height, width = piece.shape[:2]
+        x, y = int(round(cx - width / 2)), int(round(cy - height / 2))
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, canvas.shape[1]), min(y + height, canvas.shape[0])
+        if right - left < 3 or bottom - top < 3:
+            return None
+        part = piece[top - y:bottom - y, left - x:right - x]
+        alpha = part[..., 3:].astype(np.float32) / 255
+        canvas[top:bottom, left:right] = (part[..., :3] * alpha
+                                          + canvas[top:bottom, left:right] * (1 - alpha)).astype(np.uint8)
+        return left, top, right - left, bottom - top
+
+    def _paste(self, rng) -> Sample | None:
+        """A cut-out on two backgrounds, among distractors that may be of its class, drawn in any order."""
+        index = self._pick(rng)
+        name, target = self.library.cutouts[index].name, self._cutout(index)
+        n = PASTE_CANVAS
+        template_image, search_image = self._background(rng, n), self._background(rng, n)
+        size = math.exp(rng.uniform(math.log(24), math.log(130)))
+        template_box = self._put(template_image, target, n / 2, n / 2, size, rng)
+        pieces: list[tuple[bool, np.ndarray]] = []
+        for _ in range(rng.integers(0, 4)):
+            if rng.random() < 0.2:
+                other = index
+            elif rng.random() < 0.3:
+                other = self._named[name][rng.integers(len(self._named[name]))]
+            else:
+                other = self._pick(rng)
+            distractor = self._cutout(other)
+            if other == index:
+                colour = list(COLOURS)[rng.integers(len(COLOURS))]
+                distractor = np.dstack([tint(distractor[..., :3], colour, rng), distractor[..., 3]])
+            pieces.append((False, distractor))
+        if rng.random() < 0.3:
+            target = np.ascontiguousarray(target[:, ::-1])
+        pieces.insert(0, (True, target))
+        search_box = None
+        for k in rng.permutation(len(pieces)):
+            is_target, piece = pieces[k]
+            if is_target:
+                height, width = piece.shape[:2]
+                aspect = math.exp(rng.normal(0, 0.1))
+                piece = cv2.resize(piece, (max(2, int(width * aspect)), max(2, int(height / aspect))))
+                search_box = self._put(search_image, piece, n / 2, n / 2, size * math.exp(rng.normal(0, 0.15)), rng, 15)
+            else:
+                angle, distance = rng.uniform(0, 2 * math.pi), size * rng.uniform(0.9, 2)
+                self._put(search_image, piece, n / 2 + distance * math.cos(angle), n / 2 + distance * math.sin(angle),
+                          size * math.exp(rng.normal(0, 0.25)), rng)
+        if template_box is None or search_box is None:
+            return None
+        text = sentence(name, rng) if rng.random() < 0.5 else ""
+        return self._pair(template_image, template_box, search_image, search_box, text, "paste", rng)
+
+    # listening --------------------------------------------------------------------------------------------
+    def _coloured(self, index: int, colour: str, rng) -> np.ndarray:
+        cutout = self._cutout(index)
+        if self.library.cutouts[index].name in PEOPLE and rng.random() < 0.75:
+            height = cutout.shape[0]
+            clothes = slice(int(0.15 * height), int(rng.uniform(0.5, 0.62) * height))
+            rgb = tint(cutout[..., :3], colour, rng, clothes)
+        else:
+            rgb = tint(cutout[..., :3], colour, rng)
+        return np.dstack([rgb, cutout[..., 3]])
+
+    def _scene(self, rng, by: str, count: int):
+        """Equal candidates on a photograph.
+
+        Args:
+            by: 'colour', 'position', 'name', or 'both' for colour and position.
+
+        Returns:
+            picture, boxes (x, y, w, h in pixels), a true noun phrase of each (None where there is none), and a noun
+            phrase true of no candidate (or None); or None when the scene did not work out.
+        """
+        n = self.search_size
+        canvas = self._background(rng)
+        if rng.random() < 0.4:
+            size = math.exp(rng.uniform(math.log(0.10), math.log(0.18)))
+        else:
+            size = math.exp(rng.uniform(math.log(0.18), math.log(0.42)))
+        size = n * min(size, 0.62 / math.sqrt(count))
+        colours: list[str] = []
+        spare = None
+        if by in ("colour", "both"):
+            pool = list(COLOURS)
+            rng.shuffle(pool)
+            for colour in pool:
+                if not any(alike(colour, chosen) for chosen in colours):
+                    colours.append(colour)
+            spare, colours = next(iter(colours[count:]), None), colours[:count]
+            if len(colours) < count:
+                return None
+            indices = [self._pick(rng)] * count if rng.random() < 0.6 else [self._pick(rng) for _ in range(count)]
+            pieces = [self._coloured(i, colour, rng) for i, colour in zip(indices, colours)]
+        else:
+            if by == "position" and rng.random() < 0.6:
+                indices = [self._pick(rng)] * count
+            else:
+                indices = self._different(rng, count)
+            if len(indices) < count:
+                return None
+            pieces = [self._cutout(i) for i in indices]
+        names = [self.library.cutouts[i].name for i in indices]
+        centres = self._spread(rng, count, size)
+        if len(centres) < count:
+            return None
+        boxes: list = [None] * count
+        for k in rng.permutation(count):
+            piece = pieces[k] if rng.random() >= 0.5 else np.ascontiguousarray(pieces[k][:, ::-1])
+            boxes[k] = self._put(canvas, piece, *centres[k], size * math.exp(rng.normal(0, 0.08)), rng)
+        if any(box is None for box in boxes):
+            return None
+        middles = np.array([[x + w / 2, y + h / 2] for x, y, w, h in boxes]) / n
+        places = [place(middles, k, rng) for k in range(count)]
+        nouns: list[str | None] = []
+        for k in range(count):
+            if by == "colour":
+                nouns.append(coloured_noun(names[k], colours[k], rng))
+            elif by == "name":
+                nouns.append(names[k])
+            elif places[k] is None:
+                nouns.append(None)
+            else:
+                noun = names[k] if rng.random() < 0.5 else str(rng.choice(["one", "object", "thing"]))
+                if by == "both":
+                    noun = coloured_noun(names[k], colours[k], rng)
+                nouns.append(placed_noun(places[k], noun))
+        absent = None
+        if by == "colour" and spare:
+            absent = coloured_noun(names[rng.integers(count)], spare, rng)
+        if by == "name":
+            for _ in range(20):
+                name = self.library.cutouts[self._pick(rng)].name
+                if all(not set(name.split()) & set(other.split()) for other in names):
+                    absent = name
+                    break
+        return canvas, boxes, nouns, absent
+
+    def _different(self, rng, count: int) -> list[int]:
+        """Cut-outs of different names (fewer than ``count`` when it did not work out)."""
+        indices: list[int] = []
+        for _ in range(40):
+            index = self._pick(rng)
+            if all(self.library.cutouts[index].name != self.library.cutouts[other].name for other in indices):
+                indices.append(index)
+            if len(indices) == count:
+                break
+        return indices
+
+    def _spread(self, rng, count: int, size: float) -> list[np.ndarray]:
+        """Centres that keep candidates apart (fewer than ``count`` when it did not work out)."""
+        centres: list[np.ndarray] = []
+        for _ in range(count):
+            for _ in range(60):
+                centre = rng.uniform(0.55 * size, self.search_size - 0.55 * size, 2)
+                if all(max(abs(centre - other)) > 1.15 * size and math.hypot(*(centre - other)) > 1.45 * size
+                       for other in centres):
+                    centres.append(centre)
+                    break
+        return centres
+
+    def _phrase(self, rng) -> Sample | None:
+        """Equal candidates of which only the phrase names one, or none of them."""
+        by = str(rng.choice(["colour", "position", "name", "both"], p=[0.38, 0.27, 0.25, 0.1]))
+        count = int(rng.integers(2, 5))
+        scene = self._scene(rng, by, count)
+        if scene is None:
+            return None
+        image, boxes, nouns, absent = scene
+        n = self.search_size
+        target = int(rng.integers(count))
+        present, noun = True, nouns[target]
+        if by in ("colour", "name") and absent and rng.random() < 0.3:
+            present, noun = False, absent
+        if noun is None:
+            return None
+        x, y, w, h = boxes[target]
+        box = np.array([(x + w / 2) / n, (y + h / 2) / n, w / n, h / n], np.float32)
+        image = self._photometric(image, rng, 0.6, colour=False)
+        return self._text_only(image, box, sentence(noun, rng), present, "phrase", rng)
+
+    def _photo(self, rng) -> Sample | None:
+        """A real photograph and words that are true of one object in it, or of none."""
+        if rng.random() < 0.15:
+            clip = self.library.clips[rng.integers(len(self.library.clips))]
+            frame = rng.integers(min(len(clip.frames), len(clip.boxes)))
+            image = self.library.image(clip.frames[frame])
+            things, source = [{"name": clip.text, "box": list(clip.boxes[frame])}], "clip"
+        else:
+            row = self._boxed(rng)
+            image, things, source = self.library.still(row), row["objects"], row["source"]
+        if source in INCOMPLETE_SOURCES:
+            return None
+        thing = things[int(rng.integers(len(things)))]
+        x, y, w, h = thing["box"]
+        if min(w, h) < 7:
+            return None
+        left, top, side = self._photo_window(rng, image.shape, thing["box"])
+        if math.sqrt(w * h) / side < 0.05:
+            return None
+        left, top, side = int(round(left)), int(round(top)), int(round(side))
+        present, nouns, absent_nouns = True, self._true_nouns(rng, image, things, thing, left, top, side), []
+        if rng.random() < 0.22:
+            absent_nouns = self._absent_nouns(rng, image, things, thing, left, top, side, source)
+        if absent_nouns:
+            present, nouns = False, absent_nouns
+        if not nouns:
+            return None
+        text = nouns[rng.integers(len(nouns))]
+        around = self._background(rng) if rng.random() < 0.3 else None
+        search = _window(image, left, top, side, self.search_size, around)
+        box = _fractions((x - left) / side, (y - top) / side, (x + w - left) / side, (y + h - top) / side)
+        if present and box[2] * box[3] < 0.5 * w * h / side ** 2:
+            return None
+        search = self._photometric(search, rng, 0.6, colour=False)
+        text = sentence(text, rng) if source != "clip" else text
+        return self._text_only(search, box, text, present, "photo", rng)
+
+    @staticmethod
+    def _photo_window(rng, shape, box) -> tuple[float, float, float]:
+        """The whole picture letterboxed, or a window that holds the box: left, top, side in pixels."""
+        height, width = shape[:2]
+        x, y, w, h = box
+        if rng.random() < 0.4:
+            side = max(height, width)
+            return (width - side) / 2, (height - side) / 2, side
+        wanted = math.sqrt(w * h) / math.exp(rng.uniform(math.log(0.08), math.log(0.5)))
+        side = min(max(height, width), max(1.15 * max(w, h), wanted))
+        low, high = sorted((x + w - side, x))
+        left = rng.uniform(low, high)
+        low, high = sorted((y + h - side, y))
+        top = rng.uniform(low, high)
+        if side < width:
+            left = np.clip(left, 0, width - side)
+        if side < height:
+            top = np.clip(top, 0, height - side)
+        return left, top, side
+
+    @staticmethod
+    def _visible(things, left: int, top: int, side: int) -> list[tuple[dict, float, np.ndarray]]:
+        """Objects in a window: object, visible share, centre of the visible part as fractions of the window."""
+        visible = []
+        for thing in things:
+            x, y, w, h = thing["box"]
+            x1, y1, x2, y2 = max(x, left), max(y, top), min(x + w, left + side), min(y + h, top + side)
+            if x2 > x1 and y2 > y1:
+                centre = np.array([((x1 + x2) / 2 - left) / side, ((y1 + y2) / 2 - top) / side])
+                visible.append((thing, (x2 - x1) * (y2 - y1) / (w * h), centre))
+        return visible
+
+    def _true_nouns(self, rng, image, things, thing, left: int, top: int, side: int) -> list[str]:
+        """Noun phrases that are true of ``thing`` and of no other object of its name in the window."""
+        same = [entry for entry in self._visible(things, left, top, side) if entry[0]["name"] == thing["name"]]
+        nouns: list[str] = []
+        if len(same) == 1:
+            nouns += [thing["name"]] * 3
+        colour = measured_colour(image, thing["box"], thing["name"] in PEOPLE)
+        if colour:
+            others = [measured_colour(image, other["box"], other["name"] in PEOPLE)
+                      for other, _, _ in same if other is not thing]
+            if all(other is not None and not alike(other, colour) for other in others):
+                nouns += [coloured_noun(thing["name"], colour, rng)] * (6 if len(same) > 1 else 4)
+        if len(same) > 1:
+            own = [i for i, (other, _, _) in enumerate(same) if other is thing]
+            if own and all(share > 0.6 for _, share, _ in same):
+                where = place(np.array([centre for _, _, centre in same]), own[0], rng)
+                if where:
+                    nouns += [placed_noun(where, thing["name"])] * 3
+        return nouns
+
+    def _absent_nouns(self, rng, image, things, thing, left: int, top: int, side: int, source: str) -> list[str]:
+        """Noun phrases that are true of nothing in the picture: another name, or a colour that ``thing`` has not."""
+        nouns: list[str] = []
+        for _ in range(10):
+            others = self._boxed(rng)["objects"]
+            name = others[rng.integers(len(others))]["name"]
+            if all(not set(name.split()) & set(there["name"].split()) for there in things):
+                nouns = [name]
+                break
+        colour = measured_colour(image, thing["box"], thing["name"] in PEOPLE)
+        same = [entry for entry in self._visible(things, left, top, side) if entry[0]["name"] == thing["name"]]
+        if colour and rng.random() < 0.4 and len(same) == 1 and source != "clip":
+            pool = [other for other in COLOURS if not alike(other, colour)]
+            nouns = [coloured_noun(thing["name"], pool[rng.integers(len(pool))], rng)]
+        return nouns
+
+
+def contact_sheet(generator: SampleGenerator, count: int = 40, columns: int = 8) -> np.ndarray:
+    """Samples 0 .. count - 1 side by side with box, text and template, BGR uint8."""
+    tiles = []
+    for index in range(count):
+        sample = generator.sample(index)
+        side = sample.search.shape[0]
+        tile = np.zeros((side + 20, side, 3), np.uint8)
+        tile[:side] = sample.search
+        if not sample.template_blank:
+            tile[:56, :56] = cv2.resize(sample.template, (56, 56))
+        if sample.present:
+            cx, cy, w, h = sample.box * side
+            cv2.rectangle(tile, (int(cx - w / 2), int(cy - h / 2)), (int(cx + w / 2), int(cy + h / 2)), (0, 255, 0), 1)
+        text = ("" if sample.present else "ABSENT ") + sample.text[:40]
+        cv2.putText(tile, text, (2, side + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1)
+        tiles.append(tile)
+    rows = [np.hstack(tiles[i:i + columns]) for i in range(0, len(tiles) - columns + 1, columns)]
+    return np.vstack(rows)[..., ::-1]
+
+
+def main() -> None:
+    """Draw a contact sheet: look at the data before training on it."""
+    parser = argparse.ArgumentParser(description="Draw training samples.")
+    parser.add_argument("--sheet", required=True, help="picture to write")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--assets", default="build/assets")
+    arguments = parser.parse_args()
+    generator = SampleGenerator(arguments.data, arguments.assets, mix={arguments.kind: 1.0})
+    cv2.imwrite(arguments.sheet, contact_sheet(generator))
+
+
+if __name__ == "__main__":
+    main()
