@@ -31,7 +31,9 @@ def alike(a: str, b: str) -> bool:
 
 def mirror(text: str) -> str:
     """The sentence for the mirrored picture: left and right change places."""
-    return " ".join(_MIRRORED.get(word, word) for word in text.split(" "))
+    words = (_MIRRORED.get(word.lower(), word) for word in text.split(" "))
+    mirrored = " ".join(words)
+    return mirrored[0].upper() + mirrored[1:] if text[:1].isupper() else mirrored
 
 
 def sentence(noun: str, rng: np.random.Generator) -> str:

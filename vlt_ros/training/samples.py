@@ -148,9 +148,10 @@ class SampleGenerator:
             if scene is None:
                 continue
             image, boxes, nouns, _ = scene
-            target, wrong = (int(i) for i in rng.permutation(count)[:2])
-            if nouns[target] is None or nouns[wrong] is None:
+            # All or none: dropping scenes for the target's sake alone would favour outer places.
+            if any(noun is None for noun in nouns):
                 continue
+            target, wrong = (int(i) for i in rng.permutation(count)[:2])
             return CandidateScene(image, np.array(boxes, float), f"the {nouns[target]}", f"the {nouns[wrong]}",
                                   target, wrong)
         raise RuntimeError(f"no scene could be made for seed {self.seed}, index {index}")
