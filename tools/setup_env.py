@@ -44,6 +44,13 @@ PTH = """\
 import os; p = {venv!r}; q = os.environ.get("AMENT_PREFIX_PATH", ""); \
 os.environ["AMENT_PREFIX_PATH"] = q if p in q.split(":") else (p + ":" + q if q else p)
 """
+# With a sourced ROS 2 nobody else puts our messages' libraries on the loader's path, which is read only when
+# a process starts: hence a restart, as the wheels do it.
+PTH_SYSTEM_ROS = """\
+import os, sys; p = {lib!r}; q = os.environ.get("LD_LIBRARY_PATH", ""); \
+p in q.split(":") or os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], \
+{{**os.environ, "LD_LIBRARY_PATH": p + ":" + q if q else p}})
+"""
 
 ACTIVATE_MARK = "# vlt_ros: the venv is a ROS 2 prefix too"
 ACTIVATE = """
@@ -106,8 +113,21 @@ def site_packages() -> Path:
     return VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
+def venv_fits() -> bool:
+    """Whether `.venv` is of this Python, made at this place, and for the same kind of ROS 2."""
+    try:
+        lines = (VENV / "pyvenv.cfg").read_text().splitlines()
+        activate = (VENV / "bin" / "activate").read_text()
+    except OSError:
+        return False
+    settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
+    return (settings.get("version") == ".".join(map(str, sys.version_info[:3])) and str(VENV) in activate
+            and settings.get("include-system-site-packages") == str(bool(SYSTEM_ROS)).lower()
+            and PYTHON.exists() and (site_packages() / "pip").is_dir())
+
+
 def make_venv() -> None:
-    """Create the venv anew."""
+    """Create the venv anew; all stamps go with the old one."""
     import venv
 
     if importlib.util.find_spec("ensurepip") is None:
@@ -163,15 +183,18 @@ def clean_env() -> dict[str, str]:
     env = dict(os.environ)
     env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     env["PATH"] = f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', '')}"
-    for name in ("AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH"):
-        env[name] = f"{VENV}{os.pathsep}{env[name]}" if SYSTEM_ROS and env.get(name) else str(VENV)
-    return env
+    ament = f"{VENV}:{env['AMENT_PREFIX_PATH']}" if SYSTEM_ROS else str(VENV)
+    cmake = f"{ament}:{env['CMAKE_PREFIX_PATH']}" if env.get("CMAKE_PREFIX_PATH") else ament
+    return env | {"AMENT_PREFIX_PATH": ament, "CMAKE_PREFIX_PATH": cmake}
 
 
 def write_environment() -> None:
     """Let the venv's Python find the sources and the ament prefix, activated or not."""
     site = site_packages()
-    (site / PTH_NAME).write_text(PTH.format(root=ROOT, venv=str(VENV)))
+    pth = PTH.format(root=ROOT, venv=str(VENV))
+    if SYSTEM_ROS:
+        pth += PTH_SYSTEM_ROS.format(lib=str(VENV / "lib"))
+    (site / PTH_NAME).write_text(pth)
     activate = VENV / "bin" / "activate"
     text = activate.read_text().split(f"\n{ACTIVATE_MARK}")[0]
     text += ACTIVATE.format(mark=ACTIVATE_MARK)
@@ -188,12 +211,13 @@ def build_messages() -> None:
     cmake = shutil.which("cmake", path=env["PATH"])
     if cmake is None:
         fail("no cmake: apt install cmake")
-    shutil.rmtree(site / "vlt_ros", ignore_errors=True)
+    shutil.rmtree(build, ignore_errors=True)    # its cache holds the paths of the ROS 2 it was made for
     run(cmake, "-S", ROOT, "-B", build, *generator, "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF",
         "-DVLT_ROS_INSTALL_PYTHON=OFF", f"-DCMAKE_INSTALL_PREFIX={VENV}",
         f"-DCMAKE_INSTALL_RPATH={VENV / 'lib'}", f"-DPython3_EXECUTABLE={PYTHON}",
         f"-DPYTHON_INSTALL_DIR={site.relative_to(VENV)}", env=env)
     run(cmake, "--build", build, "--parallel", str(os.cpu_count() or 1), env=env)
+    shutil.rmtree(site / "vlt_ros", ignore_errors=True)
     run(cmake, "--install", build, env=env)
     # The generated package is left without its __init__.py: Python then takes ours from the repository, which
     # joins the messages in. So an edit of the sources is live at once.
@@ -206,7 +230,9 @@ def main() -> None:
     wanted = [ROOT / "requirements.txt", ROOT / "requirements-ros.txt", ROOT / "requirements-nodeps.txt"]
     base = digest(f"{sys.version} ros={SYSTEM_ROS} at {ROOT}")
     packages = digest(base, *wanted)
-    step("venv", base, make_venv)
+    if not venv_fits():
+        print("make setup: making .venv", flush=True)
+        make_venv()
     step("packages", packages, install_packages)
     if not SYSTEM_ROS:
         step("ros wheels", packages, mend_wheels)

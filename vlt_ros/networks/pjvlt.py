@@ -72,11 +72,21 @@ class PJVLTConfig:
     head_channels: int = 256
 
     def __post_init__(self) -> None:
-        for size in (self.template_size, self.search_size):
-            if size % self.patch_size:
-                raise ValueError(f"{self.name}: crop size {size} is no multiple of patch_size {self.patch_size}")
-        if self.dim % self.num_heads or self.latent_dim % self.latent_heads or self.text_dim % self.text_heads:
-            raise ValueError(f"{self.name}: each width must be a multiple of its number of heads")
+        for name in ("template_size", "search_size", "patch_size", "dim", "depth", "num_heads", "text_dim",
+                     "text_depth", "text_heads", "max_words", "latent_dim", "latent_heads", "channel_groups",
+                     "pim_hidden", "head_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{self.name}: {name} must be at least 1, not {getattr(self, name)}")
+        for whole, part in (("template_size", "patch_size"), ("search_size", "patch_size"), ("dim", "num_heads"),
+                            ("text_dim", "text_heads"), ("latent_dim", "latent_heads"), ("dim", "channel_groups")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{self.name}: {whole} {getattr(self, whole)} is no multiple of {part} "
+                                 f"{getattr(self, part)}")
+        if not 0 <= self.separate_layers <= self.depth:
+            raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth {self.depth}")
+        tower = (self.text_dim, self.text_depth, self.text_heads)
+        if self.frozen_minilm and tower != (384, 6, 12):
+            raise ValueError(f"{self.name}: MiniLM has text_dim 384, text_depth 6 and text_heads 12, not {tower}")
         if self.form not in ("literal", "residual"):
             raise ValueError(f"{self.name}: form is 'literal' or 'residual', not {self.form!r}")
         if self.combine not in ("concat", "sum", "multiply"):

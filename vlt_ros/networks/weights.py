@@ -69,12 +69,20 @@ def save_network(network: PJVLT, path: str | Path, base: str | Path | None = Non
         path: the .safetensors file to write.
         base: an existing file in the same folder; tensors that equal its own are left out.
         notes: further facts for the file's metadata (recipe, seed).
+
+    Raises:
+        WeightsError: a value that half precision cannot hold, or a base in another folder; nothing is written.
     """
     from safetensors.torch import load_file, save_file
 
     path = Path(path)
+    if base is not None and Path(base).resolve().parent != path.resolve().parent:
+        raise WeightsError(f"base file {base} must lie in the folder of {path}: it is looked for there")
     tensors = {name: tensor.detach().to("cpu", torch.float16).contiguous()
                for name, tensor in _stored(network).items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"tensor {name} holds values that half precision cannot: {path} is not written")
     metadata = {"format": "vlt_ros", "config": json.dumps(asdict(network.config)), **(notes or {})}
     if base is not None:
         shared = load_file(base)
@@ -115,15 +123,18 @@ def read_network(path: str | Path, sha256: str = "") -> PJVLT:
     try:
         fields = json.loads(metadata["config"])
         config = PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"weights file {path} holds a configuration that this version cannot read: {error}") from error
+        network = PJVLT(config)
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights file {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"weights file {path} holds a configuration that this version cannot read: {reason}") from error
     if "base" in metadata:
         base = path.parent / Path(metadata["base"]).name
         shared, _ = _read(base)
         if file_sha256(base) != metadata.get("base_sha256"):
             raise WeightsError(f"base file {base} is not the one that {path} was trained from: copy both together")
         tensors = shared | tensors
-    network = PJVLT(config)
     wanted = _stored(network)
     for name, tensor in wanted.items():
         if name not in tensors:

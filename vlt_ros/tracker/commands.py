@@ -46,7 +46,7 @@ def validate_box(box: Sequence[float], width: int, height: int) -> Box:
     """
     try:
         x, y, w, h = (float(v) for v in box)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CommandError(f"box must be four numbers x, y, width, height, not {box!r}") from error
     if not all(math.isfinite(v) for v in (x, y, w, h)):
         raise CommandError(f"box ({x}, {y}, {w}, {h}) holds NaN or infinity")

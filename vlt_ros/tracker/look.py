@@ -26,6 +26,10 @@ class Sighting(NamedTuple):
     confidence: float
     point: tuple[float, float]
 
+    def reaches(self, threshold: float) -> bool:
+        """Whether it is ``threshold`` sure. An output that was not finite never is, not even of a threshold of 0."""
+        return self.confidence > 0 and self.confidence >= threshold
+
 
 class Looker:
     """A network with its two crops; holds no target."""

@@ -26,8 +26,8 @@ MIN_TILE = 0.6
 def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:
     """Windows for a search by text: the whole frame, then tiles of a half, then of a quarter of its longer side.
 
-    A person 30 pixels high in a VGA frame is 3 pixels of the network's input in the whole frame and 40 in a
-    quarter tile.
+    A person 30 pixels high in a VGA frame is 10 pixels of an input of 224 in the whole frame and 42 in a quarter
+    tile.
     """
     levels = [[whole_frame(width, height)]]
     for divisor in (2, 4):
@@ -63,14 +63,14 @@ class TextSearch:
                 candidates = []
                 for window in windows:
                     sighting = self._look(image, window)
-                    if sighting.confidence >= threshold:
+                    if sighting.reaches(threshold):
                         candidates.append((sighting, window))
                     image, threshold = yield None
                 # Best first; overlapping tiles see the same thing several times, once is enough.
                 candidates.sort(key=lambda candidate: -candidate[0].confidence)
                 for sighting, window in candidates[:2]:
                     again = self._look(image, window)
-                    if again.confidence < threshold or overlap(again.box, sighting.box) < CONFIRM_OVERLAP:
+                    if not again.reaches(threshold) or overlap(again.box, sighting.box) < CONFIRM_OVERLAP:
                         image, threshold = yield None
                         continue
                     # A closer look gives a better box, and the words often match better; position words do not
@@ -109,4 +109,4 @@ class AppearanceSearch:
                 window = next(self._windows)
         sighting = self.looker.look(image, window, self.template, self.words)
         self.confidence = sighting.confidence
-        return sighting if sighting.confidence >= threshold else None
+        return sighting if sighting.reaches(threshold) else None

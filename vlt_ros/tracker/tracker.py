@@ -151,6 +151,7 @@ class Tracker:
             self._words, self._search = words, TextSearch(self._looker, words)
         else:
             self._search = AppearanceSearch(self._looker, self._first_template, self._words, self._box)
+            self._frames_searched = 0
         self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
         return self._target
 
@@ -216,7 +217,7 @@ class Tracker:
         window = window_around(self._box, self.following.search_factor)
         sighting = self._looker.look(image, window, self._template, self._words, self.following.centre_weight)
         confidence = sighting.confidence
-        if confidence < settings.lost_threshold:
+        if not sighting.reaches(settings.lost_threshold):
             if self._below_since is None:
                 self._below_since = now
             if now - self._below_since >= settings.lost_after_s:

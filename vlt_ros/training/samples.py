@@ -22,6 +22,10 @@ from vlt_ros.training.phrases import (COLOURS, PEOPLE, alike, coloured_noun, mea
 
 KINDS = ("still", "clip", "paste", "phrase", "photo")
 DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
+# What tells the candidates of a phrase scene apart; names need far more data than colours and places.
+PHRASE_SHARES = {"colour": 0.42, "position": 0.30, "name": 0.13, "both": 0.15}
+# Pairs whose search region shows another picture: a template alone must not promise a target either.
+ABSENT_PAIRS = 0.07
 PADDING = tuple(round(255 * value) for value in MEAN)
 PASTE_CANVAS = 420
 MAX_CLIP_GAP = 40
@@ -251,14 +255,19 @@ class SampleGenerator:
         box = _fractions(cx - fw / 2, cy - fh / 2, cx + fw / 2, cy + fh / 2)
         if min(box[2:]) < 0.02:
             return None
+        present = rng.random() >= ABSENT_PAIRS
+        if not present:
+            search = self._background(rng)
         template = self._photometric(template, rng, 0.7)
         search = self._photometric(search, rng)
-        if rng.random() < 0.12:
+        if present and rng.random() < 0.12:
             self._occlude(search, box, rng)
         if rng.random() < 0.5:
             template, search, text = template[:, ::-1], search[:, ::-1], mirror(text)
             box[0] = 1 - box[0]
-        return Sample(np.ascontiguousarray(template), np.ascontiguousarray(search), False, text, box, True, kind)
+        if not present:
+            box[:] = 0
+        return Sample(np.ascontiguousarray(template), np.ascontiguousarray(search), False, text, box, present, kind)
 
     def _text_only(self, search, box: np.ndarray, text: str, present: bool, kind: str, rng) -> Sample:
         if rng.random() < 0.5:
@@ -499,7 +508,7 @@ class SampleGenerator:
 
     def _phrase(self, rng) -> Sample | None:
         """Equal candidates of which only the phrase names one, or none of them."""
-        by = str(rng.choice(["colour", "position", "name", "both"], p=[0.38, 0.27, 0.25, 0.1]))
+        by = str(rng.choice(list(PHRASE_SHARES), p=list(PHRASE_SHARES.values())))
         count = int(rng.integers(2, 5))
         scene = self._scene(rng, by, count)
         if scene is None:

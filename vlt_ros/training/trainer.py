@@ -69,8 +69,13 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.model not in CONFIGS:
             raise TrainingError(f"model {self.model!r} is unknown: choose one of {', '.join(CONFIGS)}")
-        if self.steps < 1 or self.batch_size < 1 or not 0 <= self.ema < 1 or not 0 <= self.decay_from <= 1:
-            raise TrainingError("steps and batch_size must be at least 1, ema in [0, 1), decay_from in [0, 1]")
+        for name, least in (("steps", 1), ("batch_size", 1), ("save_every", 1), ("validate_every", 1), ("loaders", 0),
+                            ("validation_samples", 0), ("warmup_steps", 0), ("lr_new", 0), ("lr_pretrained", 0),
+                            ("weight_decay", 0), ("clip_norm", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 <= self.ema < 1 or not 0 <= self.decay_from <= 1:
+            raise TrainingError(f"ema must be in [0, 1), not {self.ema}, and decay_from in [0, 1], not {self.decay_from}")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"precision {self.precision!r} is not bf16 or fp32")
 
@@ -88,6 +93,8 @@ def read_config(path: str | Path) -> TrainingConfig:
         fields = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError as error:
         raise TrainingError(f"configuration {path} is missing") from error
+    except OSError as error:
+        raise TrainingError(f"configuration {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"configuration {path} is no valid YAML: {error}") from error
     known = {f.name: f for f in dataclasses.fields(TrainingConfig)}
@@ -331,7 +338,9 @@ class Trainer:
         loader = DataLoader(Samples(self.generator, self.step * config.batch_size,
                                     (config.steps - self.step) * config.batch_size),
                             batch_size=config.batch_size, num_workers=config.loaders, collate_fn=collate, worker_init_fn=_one_thread,
-                            multiprocessing_context="fork" if config.loaders else None, prefetch_factor=4 if config.loaders else None)
+                            multiprocessing_context="fork" if config.loaders else None, prefetch_factor=4 if config.loaders else None,
+                            # Of its own, else a resumed run draws from the restored one once more than an unbroken run.
+                            generator=torch.Generator())
         log = open(self.out / "loss.jsonl", "a", buffering=1)
         board = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
         progress = tqdm(total=config.steps, initial=self.step, desc=f"train {config.model}", unit="step", smoothing=0.05)
@@ -361,7 +370,8 @@ class Trainer:
     def export(self) -> Path:
         """Write the averaged weights as a weights file."""
         path = self.out / f"{self.config.model}.safetensors"
-        notes = {"steps": str(self.step), "seed": str(self.config.seed), **self.config.notes}
+        notes = {"steps": str(self.step), "seed": str(self.config.seed),
+                 **{name: str(note) for name, note in self.config.notes.items()}}
         save_network(self.averaged.network, path, notes=notes)
         return path
 
@@ -371,7 +381,8 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
 
     Args:
         config_path: see :class:`TrainingConfig`. out: folder for checkpoint, log, TensorBoard and weights.
-        resume: go on from the checkpoint in ``out`` (a finished or missing one is an error of its own).
+        resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights are
+            written again).
 
     Returns:
         the weights file.

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tracker for one camera: ros2 launch vlt_ros tracker.launch.py image_topic:=/camera/image_raw."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.conditions import IfCondition, UnlessCondition
+from launch.substitutions import (
+    EnvironmentVariable,
+    EqualsSubstitution,
+    IfElseSubstitution,
+    LaunchConfiguration,
+    NotEqualsSubstitution,
+    PathJoinSubstitution,
+)
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, the transport's profile, and the node."""
+    config = PathJoinSubstitution([FindPackageShare("vlt_ros"), "config"])
+    profile = PathJoinSubstitution([config, "fastdds.xml"])
+    on_jazzy = EqualsSubstitution(EnvironmentVariable("ROS_DISTRO", default_value=""), "jazzy")
+    arguments = [
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace, one for each camera"),
+        DeclareLaunchArgument("params_file", default_value=PathJoinSubstitution([config, "tracker.yaml"]),
+                              description="Parameters; the arguments below, where given, go before it"),
+        DeclareLaunchArgument("image_topic", default_value="image",
+                              description="The camera's image topic (for compressed: without /compressed)"),
+        # Empty: as the parameter file says.
+        DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
+                              description="How the images come: raw or compressed"),
+        DeclareLaunchArgument("model", default_value="", description="pjvlt_b, pjvlt_s or pjvlt_t"),
+        DeclareLaunchArgument("weights", default_value="", description="Weights file (.safetensors)"),
+        DeclareLaunchArgument("device", default_value="", description="auto, cpu or cuda:N"),
+        DeclareLaunchArgument("initial_command", default_value="",
+                              description="What to follow from the start, for example 'the red mug'"),
+        # Never empty, so these two always go before the file.
+        DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
+                              description="Configure and activate at once; false under a lifecycle manager"),
+        DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"],
+                              description="Take the time from /clock"),
+        DeclareLaunchArgument("use_respawn", default_value="false", choices=["true", "false"],
+                              description="Start the process again if it dies"),
+        DeclareLaunchArgument("log_level", default_value="info",
+                              description="debug, info, warn, error or fatal"),
+    ]
+
+    def if_given(name: str) -> dict:
+        # An argument left empty sets a parameter that no node declares, so that the file's value stays.
+        given = NotEqualsSubstitution(LaunchConfiguration(name), "")
+        # As text whatever it looks like: a command such as "7" is no number.
+        value = ParameterValue(LaunchConfiguration(name), value_type=str)
+        return {(IfElseSubstitution(given, name, f"not_given.{name}"),): value}
+
+    def always(name: str) -> dict:
+        return {name: ParameterValue(LaunchConfiguration(name), value_type=bool)}
+
+    node = LifecycleNode(
+        package="vlt_ros", executable="vlt_tracker", name="vlt_tracker",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[LaunchConfiguration("params_file"),
+                    if_given("image_transport"), if_given("model"), if_given("weights"), if_given("device"),
+                    # The node starts itself, so autostart works with every launch_ros, and without one.
+                    if_given("initial_command"), always("autostart"), always("use_sim_time")],
+        remappings=[("image", LaunchConfiguration("image_topic")),
+                    ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"])],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        respawn=LaunchConfiguration("use_respawn"), respawn_delay=2.0,
+        output="screen", emulate_tty=True)
+
+    return LaunchDescription([
+        *arguments,
+        # Large images over shared memory; the camera's process needs the profile as well (see the file).
+        # The variable was renamed after Jazzy; later releases warn about the old name.
+        SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile, condition=IfCondition(on_jazzy)),
+        SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile, condition=UnlessCondition(on_jazzy)),
+        node,
+    ])

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environment of the tests: a ROS 2 domain of their own on this machine alone, set before rclpy is loaded."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+
+def _free_domain() -> int:
+    """A ROS 2 domain whose discovery port nobody on this machine listens on."""
+    candidates = list(range(1, 101))  # beyond, the ports fall into the range of outgoing connections
+    random.SystemRandom().shuffle(candidates)
+    for domain in candidates:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("no free ROS_DOMAIN_ID from 1 to 100")
+
+
+# The variable that names the Fast DDS profile was renamed after Jazzy, which knows the old name only.
+_PROFILE_VARIABLE = (
+    f"FAST{'RTPS' if os.environ.get('ROS_DISTRO') == 'jazzy' else 'DDS'}_DEFAULT_PROFILES_FILE"
+)
+
+os.environ.update(
+    {
+        "ROS_DOMAIN_ID": str(_free_domain()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_PYTHON_CHECK_FIELDS": "1",  # off by default in the wheels: wrong types would become zeros
+        "ROS_LOG_DIR": tempfile.mkdtemp(prefix="vlt_ros_log_"),
+        _PROFILE_VARIABLE: str(Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"),
+    }
+)
+os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from vlt_ros.networks import CONFIGS
+from vlt_ros.tracker.geometry import overlap, whole_frame, window_around
+from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.search import AppearanceSearch, TextSearch, search_levels
+
+SIZES = sorted({config.search_size for name, config in CONFIGS.items() if name != "pjvlt_tiny"})
+
+
+@pytest.fixture
+def windows(network, monkeypatch):
+    """Every window that is looked at, in order."""
+    seen = []
+    look = Looker.look
+
+    def spy(self, image, window, *rest):
+        seen.append(window)
+        return look(self, image, window, *rest)
+
+    monkeypatch.setattr(Looker, "look", spy)
+    return seen
+
+
+@pytest.mark.parametrize("input_size", SIZES)
+def test_thirty_pixel_person_in_a_vga_frame_is_reachable(input_size):
+    """Wherever it stands, some window shows it whole and at a tenth of its height or more."""
+    levels = search_levels(640, 480, input_size)
+    for x in (*range(0, 628, 7), 628):
+        for y in (*range(0, 450, 7), 450):
+            best = max((30 / w.side for level in levels for w in level
+                        if w.x <= x and w.y <= y and x + 12 <= w.x + w.side and y + 30 <= w.y + w.side), default=0)
+            assert best >= 0.10, (x, y, best)
+    # Small windows are worth their look only if they are not blown up for nothing.
+    assert all(w.side >= 0.6 * input_size for level in levels for w in level)
+
+
+@pytest.mark.parametrize("width, height", [(640, 480), (480, 640), (1280, 720), (1920, 1080), (320, 240), (160, 120),
+                                           (64, 48), (2000, 300), (300, 2000)])
+@pytest.mark.parametrize("input_size", SIZES)
+def test_levels_go_from_the_whole_frame_to_smaller_tiles(width, height, input_size):
+    levels = search_levels(width, height, input_size)
+    assert levels[0] == [whole_frame(width, height)]
+    sides = [level[0].side for level in levels]
+    assert sides == sorted(sides, reverse=True) and len(set(sides)) == len(sides)
+    # A sweep of one look a frame must come round in seconds, not minutes.
+    assert sum(map(len, levels)) <= 90
+    for level in levels[1:]:
+        for x in range(0, width, max(1, width // 20)):
+            for y in range(0, height, max(1, height // 20)):
+                assert any(w.x <= x < w.x + w.side and w.y <= y < w.y + w.side for w in level)
+
+
+def test_sweep_looks_at_every_window_of_every_level_once_and_starts_again(network, scene, windows):
+    image = scene(size=(640, 480))
+    every = [w for level in search_levels(640, 480, 64) for w in level]
+    search = TextSearch(Looker(network), "red")
+    for turn in range(2 * len(every)):
+        assert search.step(image, 0.5) is None
+        assert len(windows) == network.looks == turn + 1            # one look a frame
+        assert search.confidence == pytest.approx(network.doubt)
+    assert windows == 2 * every
+
+
+def test_found_box_must_be_seen_twice(network, scene):
+    """One frame's flash is no target: the next look at the same place does not confirm it."""
+    search = TextSearch(Looker(network), "red")
+    assert search.step(scene(red=(100, 100, 60, 50)), 0.5) is None and search.confidence > 0.8
+    for _ in range(40):
+        assert search.step(scene(), 0.5) is None
+
+
+def test_found_box_must_be_seen_at_about_the_same_place(network, scene):
+    """A different thing each frame is not one target."""
+    search = TextSearch(Looker(network), "red")
+    for frame in range(40):
+        image = scene(red=(20, 20, 60, 50)) if frame % 2 else scene(red=(240, 170, 60, 50))
+        assert search.step(image, 0.5) is None
+
+
+def test_closer_look_gives_the_better_box(network, scene, windows):
+    truth = (203, 121, 26, 22)
+    image = scene(red=truth)
+    search = TextSearch(Looker(network), "red")
+    found = [search.step(image, 0.5) for _ in range(3)]
+    assert found[:2] == [None, None]
+    assert windows[0] == windows[1] == whole_frame(320, 240) and windows[2].side < 0.7 * 320
+    assert overlap(found[2].box, truth) > 0.8 and found[2].confidence == pytest.approx(0.9)
+
+
+def test_closer_look_that_sees_nothing_does_not_refuse(network, scene, monkeypatch):
+    """Position words hold for the whole frame only ("the left one"): the confirmed box stands."""
+    image = scene(red=(200, 120, 30, 25))
+    search = TextSearch(Looker(network), "red")
+    search.step(image, 0.5), search.step(image, 0.5)
+    network.confidence = 0.03
+    found = search.step(image, 0.5)
+    assert found is not None and overlap(found.box, (200, 120, 30, 25)) > 0.4
+    assert found.confidence == pytest.approx(0.9)
+
+
+def test_second_best_is_tried_when_the_best_does_not_hold(network, scene, windows, monkeypatch):
+    """Both tiles' candidates of a level are gone through, best first."""
+    truth = (20, 20, 12, 10)
+    image, flash = scene(size=(640, 480), red=truth), scene(size=(640, 480), red=(600, 440, 14, 12))
+    search = TextSearch(Looker(network), "red")
+    network.confidence = 0.4                            # the whole frame is not sure
+    assert search.step(image, 0.5) is None
+    first_level = search_levels(640, 480, 64)[1]
+    for k, window in enumerate(first_level):
+        last = k == len(first_level) - 1
+        network.confidence = 0.95 if last else 0.7
+        assert search.step(flash if last else image, 0.5) is None
+        assert windows[-1] == window
+    network.confidence = 0.7
+    assert search.step(image, 0.5) is None and windows[-1] == first_level[-1]       # the flash is gone
+    results = [search.step(image, 0.5) for _ in range(2)]
+    assert windows[-2] == first_level[0]
+    assert overlap(next(r for r in results if r).box, truth) > 0.5
+
+
+def test_frame_size_may_change_while_searching(network, scene):
+    search = TextSearch(Looker(network), "red")
+    for k in range(60):
+        assert search.step(scene(size=((640, 480), (160, 120), (300, 700))[k % 3]), 0.5) is None
+    assert network.looks == 60
+    image = scene(size=(160, 120), red=(60, 50, 40, 30))
+    found = next(filter(None, (search.step(image, 0.5) for _ in range(80))))
+    assert overlap(found.box, (60, 50, 40, 30)) > 0.6
+
+
+# by appearance --------------------------------------------------------------------------------------------
+def test_lost_target_is_looked_for_near_its_last_place_in_every_other_look(network, scene, windows):
+    last = (300.0, 200.0, 30.0, 40.0)
+    looker = Looker(network)
+    search = AppearanceSearch(looker, looker.blank(), "red", last)
+    image = scene(size=(640, 480))
+    for turn in range(60):
+        assert search.step(image, 0.5) is None
+        assert network.looks == turn + 1
+    assert set(windows[::2]) == {window_around(last, 5.0)}
+    sweep = windows[1::2]
+    length = next(n for n in range(1, len(sweep)) if sweep[n] == sweep[0])
+    assert len(set(sweep[:length])) == length and sweep[length:2 * length] == sweep[:length][:len(sweep) - length]
+    for x in range(0, 640, 20):
+        for y in range(0, 480, 20):
+            assert any(w.x <= x < w.x + w.side and w.y <= y < w.y + w.side for w in sweep[:length])
+
+    def distance(w):
+        return ((w.x + w.side / 2 - 315) ** 2 + (w.y + w.side / 2 - 220) ** 2) ** 0.5
+
+    assert [distance(w) for w in sweep[:length]] == sorted(distance(w) for w in sweep[:length])
+
+
+@pytest.mark.parametrize("last", [(5.0, 5.0, 10.0, 10.0), (100.0, 100.0, 400.0, 300.0), (900.0, 900.0, 30.0, 30.0)])
+def test_lost_target_is_found_anywhere(last, network, scene):
+    truth = (560, 400, 40, 30)
+    looker = Looker(network)
+    image = scene(size=(640, 480), red=truth)
+    template = looker.template(image, truth)
+    search = AppearanceSearch(looker, template, "", last)           # no words: by appearance alone
+    found = next(filter(None, (search.step(image, 0.5) for _ in range(2000))))
+    assert overlap(found.box, truth) > 0.5
+
+
+def test_lost_target_is_found_again_only_above_the_threshold(network, scene):
+    image = scene(red=(150, 100, 40, 30))
+    looker = Looker(network)
+    search = AppearanceSearch(looker, looker.blank(), "red", (150.0, 100.0, 40.0, 30.0))
+    network.confidence = 0.45
+    assert all(search.step(image, 0.5) is None for _ in range(6))
+    assert search.step(image, 0.45) is not None

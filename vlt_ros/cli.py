@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vlt``: track, evaluate, train. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from pathlib import Path
+
+import click
+
+from vlt_ros import __version__
+
+
+class _Errors(click.Group):
+    """Says what went wrong in one line ``error: what, where, what to do`` and exits with 2.
+
+    That is for bad input, by click's errors and this package's own; anything else is a bug with a traceback.
+    """
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        try:
+            result = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            raise SystemExit(2) from error
+        except click.ClickException as error:
+            message = error.format_message().rstrip(".")
+            context = getattr(error, "ctx", None)
+            _fail(f"{message}; see {context.command_path} --help" if context is not None else message)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("error: stopped by the user", err=True)
+            raise SystemExit(130) from None
+        except Exception as error:
+            if not type(error).__module__.startswith("vlt_ros."):
+                raise
+            _fail(str(error))
+        if standalone_mode:
+            raise SystemExit(result if isinstance(result, int) else 0)
+        return result
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    raise SystemExit(2)
+
+
+class _Box(click.ParamType):
+    name = "X,Y,W,H"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 4:
+            self.fail(f"{value!r} is not a box: give four numbers in pixels, as in 120,80,40,90", param, ctx)
+        return numbers
+
+
+def _network_options(command):
+    for option in (
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
+                     show_default=True, help="Arithmetic of the network."),
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N",
+                     help="Where it runs."),
+        click.option("--weights", type=click.Path(path_type=Path),
+                     help="Weights file; without it, the shipped one."),
+        click.option("--model", help="Network configuration; without it, the one of the weights."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group("vlt", cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vlt")
+def main() -> None:
+    """Follow what a sentence or a box describes, in video."""
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+
+
+@main.command()
+@click.argument("source")
+@click.option("--text", default="", help='What to follow: "the woman in the red jacket".')
+@click.option("--box", type=_Box(), help="Where it is in the first frame, in pixels.")
+@_network_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/track"), show_default=True,
+              help="Folder for track.jsonl and track.mp4.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+def track(source: str, text: str, box: tuple[float, ...] | None, model: str | None, weights: Path | None,
+          device: str, precision: str, out: Path, max_frames: int | None) -> None:
+    """Follow a target through SOURCE: a video file, a folder of images, or a camera (0 or /dev/video0).
+
+    Writes OUT/track.jsonl, one line a frame (frame, state, box [x,y,w,h] in pixels or null, confidence,
+    latency_ms), and OUT/track.mp4 with the target drawn in. Ctrl-C ends a camera and keeps what is written.
+    """
+    if not text and box is None:
+        raise click.UsageError("nothing to follow: give --text, --box or both")
+    from vlt_ros.media import open_source
+
+    frames = open_source(source)
+
+    from tqdm import tqdm
+
+    from vlt_ros.media import MediaError, VideoFile, annotate, make_folder
+    from vlt_ros.networks import load_network
+    from vlt_ros.tracker import State, Tracker, validate_text
+
+    text = validate_text(text)
+    out = make_folder(out)
+    tracker = Tracker(load_network(weights, model=model, device=device, precision=precision))
+    tracker.warm_up()
+    # A command that cannot be followed is refused before anything is written.
+    stream = iter(frames)
+    first = next(stream)
+    began = time.perf_counter()
+    target = tracker.start(text, image=None if box is None else first.image, box=box, stamp=first.stamp)
+    try:
+        lines = open(out / "track.jsonl", "w", encoding="utf-8")  # noqa: SIM115 (closed by the with below)
+    except OSError as error:
+        raise MediaError(f"cannot write {out / 'track.jsonl'}: {error.strerror}; "
+                         "give another folder with --out"
+                         ) from error
+    total = min(filter(None, (frames.length, max_frames)), default=None)
+    count = seen = 0
+    with lines, VideoFile(out / "track.mp4", frames.fps) as film, tqdm(total=total, unit="frame") as bar:
+        try:
+            for frame in itertools.chain((first,), stream):
+                if frame is not first:
+                    began = time.perf_counter()
+                if frame is not first or box is None:
+                    target = tracker.track(frame.image, frame.stamp)
+                latency_ms = 1000 * (time.perf_counter() - began)
+                lines.write(json.dumps({
+                    "frame": frame.index, "state": target.state.name,
+                    "box": None if target.box is None else [round(v, 2) for v in target.box],
+                    "confidence": round(target.confidence, 4), "latency_ms": round(latency_ms, 2)}) + "\n")
+                film.write(annotate(frame.image, target, latency_ms))
+                count += 1
+                seen += target.state in (State.TRACKING, State.UNCERTAIN)
+                bar.update()
+                bar.set_postfix_str(target.state.name, refresh=False)
+                if count == max_frames:
+                    break
+        except KeyboardInterrupt:
+            click.echo("stopped; what was tracked so far is kept", err=True)
+    skipped = f", {frames.skipped} unreadable" if frames.skipped else ""
+    click.echo(f"{count} frames, target in {seen}{skipped}; "
+               f"see {out / 'track.jsonl'} and {out / 'track.mp4'}")
+
+
+@main.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--layout", type=click.Choice(["sequences", "candidates"]), default="sequences",
+              show_default=True,
+              help="sequences: ROOT/NAME/{img/ or video.mp4, groundtruth.txt, language.txt}. candidates: "
+                   "ROOT is the data folder; text alone points at one of several equal objects held out of "
+                   "training.")
+@click.option("--start", type=click.Choice(["box", "text", "both"]), default="box", show_default=True,
+              help="What the tracker is given in frame 0.")
+@click.option("--phrase", type=click.Choice(["right", "wrong", "none"]), default="right", show_default=True,
+              help="Control for --start text and both: the sequence's sentence, another one's, or none.")
+@click.option("--count", type=click.IntRange(min=1), default=300, show_default=True,
+              help="candidates: scenes for each kind of phrase.")
+@click.option("--assets", type=click.Path(path_type=Path), default=Path("build/assets"), show_default=True,
+              help="candidates: folder of cut-outs and backgrounds, as for training.")
+@_network_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True,
+              help="Folder for report.json and NAME.txt.")
+def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, assets: Path, model: str | None,
+             weights: Path | None, device: str, precision: str, out: Path) -> None:
+    """Score the tracker on ROOT and write OUT/report.json."""
+    network = {"model": model, "weights": weights, "device": device, "precision": precision}
+    if layout == "candidates":
+        from vlt_ros.evaluation import pointing
+
+        report = pointing.evaluate_pointing(root, out, assets=assets, count=count, **network)
+        click.echo(pointing.table(report))
+    else:
+        from vlt_ros.evaluation import evaluate as evaluation
+
+        report = evaluation.evaluate(root, out, start=start, phrase=phrase, **network)
+        click.echo(evaluation.table(report))
+    click.echo(f"see {out / 'report.json'}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Folder for checkpoints and weights; without it, out/train/ and CONFIG's name.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in that folder.")
+def train(config: Path, out: Path | None, resume: bool) -> None:
+    """Train a network as the YAML file CONFIG says."""
+    if not config.is_file():
+        raise click.UsageError(f"{config} is not a file: give the YAML file of a training run")
+    from vlt_ros.training.trainer import train as run
+
+    run(config, out or Path("out/train") / config.stem, resume)
+
+
+if __name__ == "__main__":
+    main()
