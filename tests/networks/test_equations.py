@@ -185,7 +185,7 @@ def test_start_of_the_residual_form(inputs):
 
     literal = SAIEL(replace(TINY, form="literal")).double().eval()
     words = literal.words(language, mask)
-    assert not words.gamma.any() and not words.alpha.any() and not words.beta.any()     # theta_w starts at zero
+    assert not words.gamma.any() and not words.alpha.any() and not words.beta.any()  # theta_w starts at zero
     far = literal(aligned, words)
     correlation = torch.corrcoef(torch.stack((far.flatten(), aligned.flatten())))[0, 1]
     assert correlation.abs() < 0.2
@@ -219,4 +219,6 @@ def test_gate_is_noisy_in_training_only(form, inputs, randomise):
 
     silent = SAIEL(replace(TINY, form=form, gumbel_noise=False)).double()
     silent.load_state_dict(layer.state_dict())
-    assert torch.equal(silent.train().words(language, mask).values, silent.eval().words(language, mask).values)
+    assert torch.equal(
+        silent.train().words(language, mask).values, silent.eval().words(language, mask).values
+    )

@@ -82,7 +82,9 @@ def test_maps_do_not_need_gradients(tiny, scene):
 
 
 def test_ground_is_one_look_at_the_whole_frame(network, scene):
-    box, confidence, point = ground(network, scene(red=(30, 40, 50, 40), blue=(200, 100, 60, 40)), "the blue box")
+    box, confidence, point = ground(
+        network, scene(red=(30, 40, 50, 40), blue=(200, 100, 60, 40)), "the blue box"
+    )
     assert network.looks == 1 and network.templates == 0
     assert box == pytest.approx((200, 100, 60, 40), abs=8) and point == pytest.approx((230, 120), abs=5)
     assert confidence == pytest.approx(0.9)

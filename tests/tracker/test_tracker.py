@@ -132,8 +132,15 @@ def test_whole_cycle_keeps_the_id(tracker, network, scene):
         if frame(elsewhere, k / 10).state is State.TRACKING:
             break
     assert overlap(tracker.target.box, (20, 190, 40, 30)) > 0.5 and tracker.target.last_seen == k / 10
-    assert states == [State.SEARCHING, State.TRACKING, State.UNCERTAIN, State.TRACKING, State.UNCERTAIN, State.LOST,
-                      State.TRACKING]
+    assert states == [
+        State.SEARCHING,
+        State.TRACKING,
+        State.UNCERTAIN,
+        State.TRACKING,
+        State.UNCERTAIN,
+        State.LOST,
+        State.TRACKING,
+    ]
 
 
 def test_uncertain_between_the_thresholds_follows_but_is_not_trusted(tracker, network, scene):
@@ -158,7 +165,9 @@ def test_box_does_not_move_on_a_low_score(tracker, network, scene):
     assert overlap(tracker.track(scene(red=shifted(RED, 35)), 1.05).box, shifted(RED, 35)) > 0.5
 
 
-@pytest.mark.parametrize("value, state", [(0.5, State.TRACKING), (0.49, State.UNCERTAIN), (0.25, State.UNCERTAIN)])
+@pytest.mark.parametrize(
+    "value, state", [(0.5, State.TRACKING), (0.49, State.UNCERTAIN), (0.25, State.UNCERTAIN)]
+)
 def test_thresholds_belong_to_the_upper_side(value, state, tracker, network, scene):
     tracker.start(image=scene(red=RED), box=RED, stamp=0.0)
     network.confidence = value
@@ -346,13 +355,21 @@ BAD_IMAGES = {
     "no width": np.zeros((20, 0, 3), np.uint8), "one row": np.zeros((1, 20, 3), np.uint8),
     "batch": np.zeros((1, 20, 20, 3), np.uint8)}
 BAD_COMMANDS = {
-    "nothing": {}, "blank": {"text": "  "}, "control": {"text": "a\x07"}, "long": {"text": "a" * 300},
-    "no string": {"text": 7}, "box without image": {"box": RED}, "both without image": {"text": "red", "box": RED},
-    "box outside": {"image": ..., "box": (900, 0, 10, 10)}, "box of NaN": {"image": ..., "box": (0, 0, float("nan"), 9)},
-    "three numbers": {"image": ..., "box": (1, 2, 3)}, "flat box": {"image": ..., "box": (1, 2, 0, 3)},
+    "nothing": {},
+    "blank": {"text": "  "},
+    "control": {"text": "a\x07"},
+    "long": {"text": "a" * 300},
+    "no string": {"text": 7},
+    "box without image": {"box": RED},
+    "both without image": {"text": "red", "box": RED},
+    "box outside": {"image": ..., "box": (900, 0, 10, 10)},
+    "box of NaN": {"image": ..., "box": (0, 0, float("nan"), 9)},
+    "three numbers": {"image": ..., "box": (1, 2, 3)},
+    "flat box": {"image": ..., "box": (1, 2, 0, 3)},
     "text bad, box good": {"text": "\x00", "image": ..., "box": BLUE},
     "text good, box bad": {"text": "blue", "image": ..., "box": (0, 0, -1, 5)},
-    **{f"image {name}": {"image": image, "box": BLUE} for name, image in BAD_IMAGES.items()}}
+    **{f"image {name}": {"image": image, "box": BLUE} for name, image in BAD_IMAGES.items()},
+}
 
 
 def pair(network_class, scene):
@@ -484,33 +501,6 @@ def test_size_smoothing(network, scene):
         assert (x + w / 2, y + h / 2) == pytest.approx((120, 95), abs=2)
 
 
-def test_template_is_refreshed_now_and_then_while_certain(network, scene):
-    following = Following(template_mix=0.5, template_every=4, template_confidence=0.7)
-    tracker = Tracker(network, following=following)
-    tracker.start(image=scene(red=RED), box=RED)
-    counts = [tracker.track(scene(red=RED)) and network.templates for _ in range(12)]
-    assert counts == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4]
-    network.confidence = 0.6                                # tracking, but not that certain
-    for _ in range(12):
-        tracker.track(scene(red=RED))
-    assert network.templates == 4
-
-
-def test_first_template_is_never_mixed_away(network, scene):
-    tracker = Tracker(network, following=Following(template_mix=0.4, template_every=1))
-    image = scene(red=RED)
-    tracker.start(image=image, box=RED)
-    first = tracker._first_template.clone()
-    looker = tracker._looker
-    newest = looker.template(scene(blue=RED), RED)
-    for _ in range(5):
-        tracker.track(image)
-    looker.template = lambda *rest: newest
-    for _ in range(30):
-        tracker.track(image)
-    assert tracker._template.tolist() == pytest.approx((0.6 * first + 0.4 * newest).tolist())
-
-
 # the real network -----------------------------------------------------------------------------------------
 def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatch):
     calls = {"text": 0, "bert": 0, "words": 0, "template": 0, "track": 0}
@@ -583,8 +573,7 @@ def test_half_precision_tracks(precision, tmp_path):
     torch.manual_seed(0)
     save_network(PJVLT(CONFIGS["pjvlt_tiny"]), tmp_path / "tiny.safetensors")
     network = load_network(tmp_path / "tiny.safetensors", device="cpu", precision=precision)
-    tracker = Tracker(network, TrackerSettings(track_threshold=0.0, lost_threshold=0.0),
-                      Following(template_mix=0.2, template_every=2, template_confidence=0.0))
+    tracker = Tracker(network, TrackerSettings(track_threshold=0.0, lost_threshold=0.0))
     frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     tracker.start("the red mug", image=frame, box=(30, 30, 30, 20))
     assert all(tracker.track(frame).state is State.TRACKING for _ in range(5))

@@ -24,17 +24,12 @@ class Following:
 
     search_factor: side of the search region over the target's size sqrt(w h).
     centre_weight: share of the Hann window in the score that picks the cell.
-    size_smoothing: share of the new size in the next one, at full confidence.
-    template_mix: share of the newest appearance in the template, refreshed while confidence is high.
-    template_every: frames between two refreshes. template_confidence: from which confidence on.
+    size_smoothing: share of the new size in the next one, from a confidence of 0.5 on.
     """
 
     search_factor: float = 4.0
     centre_weight: float = 0.3
-    size_smoothing: float = 0.5
-    template_mix: float = 0.0
-    template_every: int = 10
-    template_confidence: float = 0.7
+    size_smoothing: float = 0.35
 
 
 def check_image(image: np.ndarray) -> None:
@@ -80,12 +75,12 @@ class Tracker:
 
     def _forget(self) -> None:
         """Drop command, appearance and motion (not the id counter)."""
-        self._words = self._template = self._first_template = None
+        self._words = self._template = None
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
         self._below_since: float | None = None
         self._clock = 0.0
-        self._since_refresh = self._frames_searched = 0
+        self._frames_searched = 0
 
     def warm_up(self) -> None:
         """Run every part of the network once, so that the first frame is as fast as the next."""
@@ -150,7 +145,7 @@ class Tracker:
             self._forget()
             self._words, self._search = words, TextSearch(self._looker, words)
         else:
-            self._search = AppearanceSearch(self._looker, self._first_template, self._words, self._box)
+            self._search = AppearanceSearch(self._looker, self._template, self._words, self._box)
             self._frames_searched = 0
         self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
         return self._target
@@ -187,9 +182,8 @@ class Tracker:
         return self._clock
 
     def _adopt(self, template, box: Box) -> None:
-        self._template = self._first_template = template
+        self._template = template
         self._box, self._search, self._below_since = box, None, None
-        self._since_refresh = 0
 
     def _searched(self, image: np.ndarray, now: float) -> Target:
         """A frame in SEARCHING or LOST."""
@@ -221,13 +215,12 @@ class Tracker:
             if self._below_since is None:
                 self._below_since = now
             if now - self._below_since >= settings.lost_after_s:
-                self._search = AppearanceSearch(self._looker, self._first_template, self._words, self._box)
+                self._search = AppearanceSearch(self._looker, self._template, self._words, self._box)
                 self._frames_searched = 0
                 return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
         self._below_since = None
         self._box = clip(self._smooth(sighting.box, confidence), width, height, min(10, width, height))
-        self._refresh_template(image, confidence)
         state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
         return Target(state, self._box, confidence, old.target_id, old.text, now)
 
@@ -238,13 +231,3 @@ class Tracker:
         smooth_w = math.exp((1 - share) * math.log(self._box[2]) + share * math.log(max(w, 1.0)))
         smooth_h = math.exp((1 - share) * math.log(self._box[3]) + share * math.log(max(h, 1.0)))
         return x + (w - smooth_w) / 2, y + (h - smooth_h) / 2, smooth_w, smooth_h
-
-    def _refresh_template(self, image: np.ndarray, confidence: float) -> None:
-        """Mix the newest appearance into the first one, now and then, while the target is certain."""
-        following = self.following
-        self._since_refresh += 1
-        if following.template_mix and self._since_refresh >= following.template_every \
-                and confidence >= following.template_confidence:
-            newest = self._looker.template(image, self._box)
-            self._template = (1 - following.template_mix) * self._first_template + following.template_mix * newest
-            self._since_refresh = 0
