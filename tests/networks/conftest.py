@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks with random numbers in every parameter: what starts at zero would make a test say nothing."""
+"""Small networks with random numbers in every parameter: with zeros in them a test would say nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def randomise():
 
 @pytest.fixture(scope="session")
 def build():
-    """build(seed=0, **changes): pjvlt_tiny with changes of its configuration, randomised, in evaluation mode."""
+    """build(seed=0, **changes): pjvlt_tiny, its configuration changed, randomised, in evaluation mode."""
     def build(seed: int = 0, **changes) -> PJVLT:
         torch.manual_seed(seed)
         return _randomise(PJVLT(replace(CONFIGS["pjvlt_tiny"], **changes)), seed).eval()

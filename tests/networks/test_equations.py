@@ -163,7 +163,7 @@ def test_ccpil_is_equations_8_to_11(form, ccm, pim, inputs, randomise):
 
 
 def test_widths_of_ccpil_are_the_papers():
-    """N_g = 4 groups, N_h = 640 and N = 64 + 256 tokens: W_p1 C x C/4, W_e N x N_h, W_s N_h x N_h, W_n N_h x N."""
+    """With N_g = 4, N_h = 640, N = 320: W_p1 is C x C/4, W_e N x N_h, W_s N_h x N_h and W_n N_h x N."""
     layer = CCPIL(replace(CONFIGS["pjvlt_b"], form="literal"))
     assert tuple(layer.w_p1.weight.T.shape) == (768, 192) and tuple(layer.w_p2.weight.T.shape) == (192, 768)
     assert tuple(layer.w_e.weight.T.shape) == (320, 640) and tuple(layer.w_s.weight.T.shape) == (640, 640)
@@ -171,7 +171,7 @@ def test_widths_of_ccpil_are_the_papers():
 
 
 def test_start_of_the_residual_form(inputs):
-    """Unlike the literal form it begins near the pretrained stream: CCPIL is the identity, SAIEL adds to it."""
+    """It begins near the pretrained stream, unlike the literal form: CCPIL is the identity, SAIEL adds."""
     aligned, language, mask = inputs
     torch.manual_seed(0)
     layer = CCPIL(TINY).double()
@@ -185,7 +185,7 @@ def test_start_of_the_residual_form(inputs):
 
     literal = SAIEL(replace(TINY, form="literal")).double().eval()
     words = literal.words(language, mask)
-    assert not words.gamma.any() and not words.alpha.any() and not words.beta.any()  # theta_w starts at zero
+    assert not words.gamma.any() and not words.alpha.any() and not words.beta.any()     # theta_w is zero
     far = literal(aligned, words)
     correlation = torch.corrcoef(torch.stack((far.flatten(), aligned.flatten())))[0, 1]
     assert correlation.abs() < 0.2
@@ -219,6 +219,5 @@ def test_gate_is_noisy_in_training_only(form, inputs, randomise):
 
     silent = SAIEL(replace(TINY, form=form, gumbel_noise=False)).double()
     silent.load_state_dict(layer.state_dict())
-    assert torch.equal(
-        silent.train().words(language, mask).values, silent.eval().words(language, mask).values
-    )
+    in_training = silent.train().words(language, mask).values
+    assert torch.equal(in_training, silent.eval().words(language, mask).values)

@@ -30,18 +30,16 @@ def test_layers_follow_one_another_as_in_section_3b(form, build, crops):
     template, search = crops()
     with torch.no_grad():
         words = network.text([PHRASES[0]])
-        stream = torch.cat(
-            (network.backbone.embed_template(template), network.backbone.embed_search(search)), 1
-        )
+        backbone = network.backbone
+        stream = torch.cat((backbone.embed_template(template), backbone.embed_search(search)), dim=1)
         assert stream.shape == (1, 16 + 64, 32)
         for j in (1, 2, 3):
-            stream = network.backbone.blocks[j - 1](stream)
-            stream = network.saiel[str(j)](
-                stream, network.saiel[str(j)].words(words.layers[j - 1], words.mask)
-            )
+            stream = backbone.blocks[j - 1](stream)
+            layer = network.saiel[str(j)]
+            stream = layer(stream, layer.words(words.layers[j - 1], words.mask))
             stream = network.ccpil[str(j)](stream)
             assert stream.shape == (1, 16 + 64, 32)
-        stream = network.backbone.norm(stream)[0, 16:]
+        stream = backbone.norm(stream)[0, 16:]
         grid = torch.empty(1, 32, 8, 8)
         for row in range(8):
             for column in range(8):
@@ -92,9 +90,8 @@ def test_matching_prior_is_cosine_similarity_with_the_target_and_with_its_surrou
                       for m in range(16)]
             central = [cosine[m] for m in (5, 6, 9, 10)]        # the middle 2 x 2 of the 4 x 4 grid
             around = [c for c in cosine if c not in central]
-            assert got[b, n].tolist() == pytest.approx(
-                [max(central), sum(central) / 4, max(around)], abs=1e-5
-            )
+            expected = [max(central), sum(central) / 4, max(around)]
+            assert got[b, n].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 # what it listens to, and caching --------------------------------------------------------------------------
@@ -180,9 +177,8 @@ def test_pad_words_change_nothing(form, build, crops):
                 padded = getattr(together[j], name)[:1, :length]
                 torch.testing.assert_close(padded, getattr(alone[j], name), rtol=0, atol=1e-6)
             for name in ("alpha", "beta", "gamma"):
-                torch.testing.assert_close(
-                    getattr(together[j], name)[:1], getattr(alone[j], name), rtol=0, atol=1e-6
-                )
+                torch.testing.assert_close(getattr(together[j], name)[:1], getattr(alone[j], name),
+                                           rtol=0, atol=1e-6)
         first = {j: type(w)(*(t[:1] for t in w)) for j, w in together.items()}
         assert moves(network.track(search, tokens, first), network.track(search, tokens, alone)) < 1e-6
 
@@ -192,14 +188,12 @@ def test_pad_words_would_be_noticed(build, crops):
     network = build().double()
     template, search = (crop.double() for crop in crops())
     with torch.inference_mode():
-        tokens, together = (
-            network.encode_template(template),
-            network.text(["the mug", "a much longer sentence of words"]),
-        )
+        tokens = network.encode_template(template)
+        together = network.text(["the mug", "a much longer sentence of words"])
         first = [layer[:1] for layer in together.layers]
         masked, unmasked = (network.words(together._replace(layers=tuple(first), mask=mask))
                             for mask in (together.mask[:1], torch.ones_like(together.mask[:1])))
-        assert moves(network.track(search, tokens, masked), network.track(search, tokens, unmasked)) > 1e-3
+        assert moves(*(network.track(search, tokens, words) for words in (masked, unmasked))) > 1e-3
 
 
 # noise ----------------------------------------------------------------------------------------------------
@@ -213,8 +207,8 @@ def test_evaluation_is_deterministic_and_training_is_not(build, crops):
 
 
 # gradients ------------------------------------------------------------------------------------------------
-# Parameters that cannot matter: one constant for all keys moves no softmax, the instance norm after theta_q takes
-# its bias out again, and so does the last LayerNorm with what the last W_n's bias adds to all channels of a token.
+# Parameters that cannot matter: one constant for all keys moves no softmax, the instance norm after theta_q
+# takes its bias out again, and the last LayerNorm what the last W_n's bias adds to all channels of a token.
 DEAD = ("theta_q.bias", "theta_k.bias", "key.bias", "k_proj.bias", "ccpil.3.w_n.bias")
 
 
@@ -223,9 +217,8 @@ def gradients(network, crops, blank=(True, False)):
     maps = network(template, search, PHRASES, torch.tensor(blank))
     weights = [torch.linspace(0.5, 1.5, m.numel()).view_as(m).to(m) for m in maps]
     sum((w * m).sum() for w, m in zip(weights, maps, strict=True)).backward()
-    return {
-        name: None if p.grad is None else p.grad.abs().max().item() for name, p in network.named_parameters()
-    }
+    return {name: None if p.grad is None else p.grad.abs().max().item()
+            for name, p in network.named_parameters()}
 
 
 @pytest.mark.parametrize("changes", [
@@ -241,19 +234,15 @@ def test_gradients_reach_every_parameter(changes, build, crops):
 
 
 def test_gradients_reach_the_networks_start_too(crops):
-    """Not randomised: of the residual form's zeros only what stands behind another zero has to wait a step."""
+    """Not randomised: of the residual form only what stands behind a zero has to wait a step."""
     torch.manual_seed(0)
     network = PJVLT(CONFIGS["pjvlt_tiny"]).eval()
     found = gradients(network, crops)
     waiting = {name for name, size in found.items() if size == 0 and not name.endswith(DEAD)}
-    # W_e, W_s and their norm stand before W_n = 0, W_p1 and W_p2 before lambda = 0, theta_m before its half of theta_o.
-    assert waiting == {
-        f"{layer}.{j}.{part}.{kind}"
-        for j in (2, 3)
-        for kind in ("weight", "bias")
-        for layer, parts in (("ccpil", ("w_e", "w_s", "norm", "w_p1", "w_p2")), ("saiel", ("theta_m",)))
-        for part in parts
-    }
+    # W_e, W_s, norm stand before W_n = 0; W_p1, W_p2 before lambda = 0; theta_m before its half of theta_o.
+    behind = [("ccpil", part) for part in ("w_e", "w_s", "norm", "w_p1", "w_p2")] + [("saiel", "theta_m")]
+    assert waiting == {f"{layer}.{j}.{part}.{kind}"
+                       for layer, part in behind for j in (2, 3) for kind in ("weight", "bias")}
     assert all(found[f"ccpil.{j}.{name}"] > 0 for j in (2, 3) for name in ("ccm_scale", "w_n.weight"))
     assert all(found[f"saiel.{j}.theta_w.weight"] > 0 for j in (2, 3)) and found["matching.weight"] > 0
 
@@ -305,9 +294,8 @@ def test_ablations_run_and_change_the_output(name, progressive, crops):
     assert list(ablated.saiel) == (fused if config.saiel else [])
     assert list(ablated.ccpil) == (fused if config.ccm or config.pim else [])
     parts = {k.split(".")[2] for k in ablated.state_dict() if k.startswith("ccpil")}
-    assert ("w_p1" in parts) == (config.ccm and bool(fused)) and ("w_e" in parts) == (
-        config.pim and bool(fused)
-    )
+    assert ("w_p1" in parts) == (config.ccm and bool(fused))
+    assert ("w_e" in parts) == (config.pim and bool(fused))
 
 
 def test_the_two_forms_differ(build, crops):
@@ -321,23 +309,11 @@ def test_the_two_forms_differ(build, crops):
 # configurations -------------------------------------------------------------------------------------------
 def test_named_sizes_are_the_papers_and_the_issues():
     b, s = CONFIGS["pjvlt_b"], CONFIGS["pjvlt_s"]
-    assert (b.dim, b.depth, b.num_heads, b.patch_size, b.template_size, b.search_size) == (
-        768,
-        12,
-        12,
-        16,
-        128,
-        256,
-    )
+    assert (b.dim, b.depth, b.num_heads, b.patch_size) == (768, 12, 12, 16)
+    assert (b.template_size, b.search_size) == (128, 256)
     assert (b.text_dim, b.text_depth, b.fused_layers) == (768, 12, tuple(range(1, 13)))
-    assert (
-        b.saiel
-        and b.ccm
-        and b.pim
-        and b.combine == "concat"
-        and b.pim_hidden == 640
-        and b.channel_groups == 4
-    )
+    assert b.saiel and b.ccm and b.pim and b.combine == "concat"
+    assert b.pim_hidden == 640 and b.channel_groups == 4
     assert (s.dim, s.patch_size, s.template_size, s.search_size, s.text_depth) == (384, 14, 112, 224, 6)
     for config in CONFIGS.values():
         assert CONFIGS[config.name] is config

@@ -33,7 +33,7 @@ def test_every_layer_equals_transformers(minilm, reference):
     assert torch.equal(ids, encoded["input_ids"])
     assert torch.equal(mask, encoded["attention_mask"].bool()) and torch.equal(mask, tokens.mask)
     states = model(**encoded, output_hidden_states=True).hidden_states
-    assert len(tokens.layers) == 6 and len(states) == 7  # transformers counts the embeddings, we do not
+    assert len(tokens.layers) == 6 and len(states) == 7     # transformers counts the embeddings too
     for layer, state in zip(tokens.layers, states[1:], strict=True):
         assert layer.shape == (4, ids.shape[1], 384)
         torch.testing.assert_close(layer[mask], state[mask], rtol=0, atol=1e-5)
@@ -59,24 +59,22 @@ def test_padding_changes_nothing(minilm):
     short, long = "a mug", "the small red mug that stands behind the two green bottles"
     alone, together = minilm([short]), minilm([short, long])
     length = alone.mask.shape[1]
-    assert (
-        together.mask.sum(1).tolist() == [length, together.mask.shape[1]] and together.mask.shape[1] > length
-    )
+    longest = together.mask.shape[1]
+    assert together.mask.sum(1).tolist() == [length, longest] and longest > length
     for a, b in zip(alone.layers, together.layers, strict=True):
         torch.testing.assert_close(a[0], b[0, :length], rtol=0, atol=1e-5)
 
 
 def test_long_sentences_are_cut_at_max_words():
     tower = TextTower(16, 1, 2, 8)
-    ids, mask = tower.tokenize(["one two three four five six seven eight nine ten", "one"])
+    ten = "one two three four five six seven eight nine ten"
+    ids, mask = tower.tokenize([ten, "one"])
     assert ids.shape == mask.shape == (2, 8)
     assert ids[0, 0] == 101 and ids[0, -1] == 102       # still closed by [SEP]
     assert mask.sum(1).tolist() == [8, 3]
     # Two lengths live side by side: the shared tokenizer is not changed by the second.
-    assert TextTower(16, 1, 2, 40).tokenize(["one two three four five six seven eight nine ten"])[
-        0
-    ].shape == (1, 12)
-    assert tower.tokenize(["one two three four five six seven eight nine ten"])[0].shape == (1, 8)
+    assert TextTower(16, 1, 2, 40).tokenize([ten])[0].shape == (1, 12)
+    assert tower.tokenize([ten])[0].shape == (1, 8)
 
 
 def test_tokenizer_is_uncased_and_has_30522_pieces():

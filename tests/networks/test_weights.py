@@ -79,13 +79,8 @@ def test_round_trip(small, written, crops):
     # A second trip loses nothing more, so maps are equal bit for bit.
     again = written.parent / "again.safetensors"
     save_network(network, again)
-    assert all(
-        map(
-            torch.equal,
-            maps(network, crops),
-            maps(load_network(again, device="cpu", precision="fp32"), crops),
-        )
-    )
+    twice = load_network(again, device="cpu", precision="fp32")
+    assert all(map(torch.equal, maps(network, crops), maps(twice, crops)))
     for a, b in zip(maps(network, crops), maps(small, crops), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0.05)
     assert not list(written.parent.glob("*.partial"))
@@ -99,9 +94,8 @@ def test_file_holds_half_precision_the_configuration_and_notes(small, written):
         assert {file.get_tensor(name).dtype for name in names} == {torch.float16}
     assert metadata["format"] == "vlt_ros" and metadata["seed"] == "7"
     fields = json.loads(metadata["config"])
-    assert (
-        PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}) == small.config
-    )
+    fields["fused_layers"] = tuple(fields["fused_layers"])
+    assert PJVLTConfig(**fields) == small.config
     assert names == {n for n in small.state_dict() if not n.endswith("num_batches_tracked")}
 
 
@@ -200,11 +194,8 @@ def test_truncated(keep, written, tmp_path):
 
 def test_garbage(tmp_path):
     path = tmp_path / "noise.safetensors"
-    for content in (
-        b"\xff" * 64,
-        b"\x10\0\0\0\0\0\0\0" + b'{"a": \xff\xfe' + b" " * 40,
-        b"hello world, not weights",
-    ):
+    header = b"\x10\0\0\0\0\0\0\0" + b'{"a": \xff\xfe' + b" " * 40
+    for content in (b"\xff" * 64, header, b"hello world, not weights"):
         path.write_bytes(content)
         refused(path, "not a readable safetensors file")
 
@@ -256,10 +247,8 @@ def test_configuration_of_another_size(rewrite, small):
 
 
 def test_tensor_missing(rewrite):
-    refused(
-        rewrite(lambda tensors, metadata: tensors.pop("saiel.2.theta_q.weight")),
-        "lacks tensor saiel.2.theta_q.weight",
-    )
+    name = "saiel.2.theta_q.weight"
+    refused(rewrite(lambda tensors, metadata: tensors.pop(name)), f"lacks tensor {name}")
 
 
 def test_tensor_of_wrong_shape(rewrite):
@@ -304,9 +293,7 @@ def test_text_towers_package_missing(build, tmp_path, monkeypatch):
 # shipped --------------------------------------------------------------------------------------------------
 def test_shipped_weights_are_found_or_said_to_be_missing(monkeypatch, tmp_path):
     monkeypatch.setattr("vlt_ros.networks.weights.DEFAULT_MODEL", "no_such_model")
-    with pytest.raises(
-        WeightsError, match=r"no shipped weights no_such_model\.safetensors in .*give --weights FILE"
-    ):
+    with pytest.raises(WeightsError, match=r"no shipped weights no_such_model\.safetensors .*--weights FILE"):
         load_network()
 
 
@@ -335,9 +322,8 @@ def test_device_that_is_none(device, written):
         load_network(written, device=device, allow_cpu_fallback=True)
 
 
-@pytest.mark.parametrize(
-    "precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
-)
+@pytest.mark.parametrize("precision, dtype", [
+    ("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_precision(precision, dtype, written, crops):
     network = load_network(written, device="cpu", precision=precision)
     assert network.precision == precision

@@ -19,9 +19,9 @@ DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 class ColourNetwork:
     """Stands where a PJVLT does; finds the rectangle of the sentence's colour, else of its template's colour.
 
-    ``confidence`` is its score when it sees the colour, ``doubt`` when it does not. ``poison`` replaces one map
-    ("score", "offset" or "size") by NaN. ``fail`` makes encode_text raise. What it was asked is counted in
-    ``texts``, ``templates`` and ``looks``.
+    ``confidence`` is its score when it sees the colour, ``doubt`` when it does not. ``poison`` replaces one
+    map ("score", "offset" or "size") by NaN. ``fail`` makes encode_text raise. What it was asked is counted
+    in ``texts``, ``templates`` and ``looks``.
     """
 
     def __init__(self) -> None:

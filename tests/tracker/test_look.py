@@ -66,7 +66,7 @@ def test_network_is_given_the_normalised_crop(tiny, monkeypatch):
     seen = []
     track, encode = tiny.track, tiny.encode_template
     monkeypatch.setattr(tiny, "track", lambda search, *rest: seen.append(search) or track(search, *rest))
-    monkeypatch.setattr(tiny, "encode_template", lambda *rest: seen.append(rest[0]) or encode(*rest))
+    monkeypatch.setattr(tiny, "encode_template", lambda crops: seen.append(crops) or encode(crops))
     looker = Looker(tiny)
     box, window = (20.0, 30.0, 18.0, 10.0), Window(3, -7, 61)
     looker.look(image, window, looker.template(image, box), looker.words("a dog"))
@@ -82,9 +82,8 @@ def test_maps_do_not_need_gradients(tiny, scene):
 
 
 def test_ground_is_one_look_at_the_whole_frame(network, scene):
-    box, confidence, point = ground(
-        network, scene(red=(30, 40, 50, 40), blue=(200, 100, 60, 40)), "the blue box"
-    )
+    image = scene(red=(30, 40, 50, 40), blue=(200, 100, 60, 40))
+    box, confidence, point = ground(network, image, "the blue box")
     assert network.looks == 1 and network.templates == 0
     assert box == pytest.approx((200, 100, 60, 40), abs=8) and point == pytest.approx((230, 120), abs=5)
     assert confidence == pytest.approx(0.9)

@@ -31,34 +31,16 @@ def test_thirty_pixel_person_in_a_vga_frame_is_reachable(input_size):
     levels = search_levels(640, 480, input_size)
     for x in (*range(0, 628, 7), 628):
         for y in (*range(0, 450, 7), 450):
-            best = max(
-                (
-                    30 / w.side
-                    for level in levels
-                    for w in level
-                    if w.x <= x and w.y <= y and x + 12 <= w.x + w.side and y + 30 <= w.y + w.side
-                ),
-                default=0,
-            )
+            best = max((30 / w.side for level in levels for w in level if w.x <= x and w.y <= y
+                        and x + 12 <= w.x + w.side and y + 30 <= w.y + w.side), default=0)
             assert best >= 0.10, (x, y, best)
     # Small windows are worth their look only if they are not blown up for nothing.
     assert all(w.side >= 0.6 * input_size for level in levels for w in level)
 
 
-@pytest.mark.parametrize(
-    "width, height",
-    [
-        (640, 480),
-        (480, 640),
-        (1280, 720),
-        (1920, 1080),
-        (320, 240),
-        (160, 120),
-        (64, 48),
-        (2000, 300),
-        (300, 2000),
-    ],
-)
+@pytest.mark.parametrize("width, height", [
+    (640, 480), (480, 640), (1280, 720), (1920, 1080), (320, 240), (160, 120), (64, 48), (2000, 300),
+    (300, 2000)])
 @pytest.mark.parametrize("input_size", SIZES)
 def test_levels_go_from_the_whole_frame_to_smaller_tiles(width, height, input_size):
     levels = search_levels(width, height, input_size)
@@ -163,10 +145,8 @@ def test_lost_target_is_looked_for_near_its_last_place_in_every_other_look(netwo
     assert set(windows[::2]) == {window_around(last, 5.0)}
     sweep = windows[1::2]
     length = next(n for n in range(1, len(sweep)) if sweep[n] == sweep[0])
-    assert (
-        len(set(sweep[:length])) == length
-        and sweep[length : 2 * length] == sweep[:length][: len(sweep) - length]
-    )
+    assert len(set(sweep[:length])) == length
+    assert all(sweep[n] == sweep[n - length] for n in range(length, len(sweep)))
     for x in range(0, 640, 20):
         for y in range(0, 480, 20):
             assert any(w.x <= x < w.x + w.side and w.y <= y < w.y + w.side for w in sweep[:length])
@@ -177,9 +157,8 @@ def test_lost_target_is_looked_for_near_its_last_place_in_every_other_look(netwo
     assert [distance(w) for w in sweep[:length]] == sorted(distance(w) for w in sweep[:length])
 
 
-@pytest.mark.parametrize(
-    "last", [(5.0, 5.0, 10.0, 10.0), (100.0, 100.0, 400.0, 300.0), (900.0, 900.0, 30.0, 30.0)]
-)
+@pytest.mark.parametrize("last", [
+    (5.0, 5.0, 10.0, 10.0), (100.0, 100.0, 400.0, 300.0), (900.0, 900.0, 30.0, 30.0)])
 def test_lost_target_is_found_anywhere(last, network, scene):
     truth = (560, 400, 40, 30)
     looker = Looker(network)

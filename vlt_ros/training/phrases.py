@@ -23,6 +23,21 @@ _HUE_RANGES = (("red", -14, 12), ("orange", 17, 36), ("yellow", 44, 66), ("green
                ("blue", 203, 252), ("purple", 262, 295), ("pink", 308, 338))
 _MIRRORED = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 
+# Names that may mean the same thing; a name is never called absent, or another's, beside one of its group.
+_KINDS = tuple(frozenset(group.split()) for group in (
+    "person man woman boy girl player guy pedestrian child baby rider climber", "car automobile vehicle taxi suv jeep",
+    "truck lorry van pickup vehicle", "bus minibus trolleybus vehicle", "bike bicycle motorbike motorcycle scooter",
+    "tv television monitor screen", "sofa couch", "boat ship canoe sailboat ferry speedboat",
+    "aeroplane airplane plane airliner", "cup mug teacup", "cow bull ox buffalo", "rabbit bunny", "chicken hen rooster",
+    "garbage trash wastebasket bin", "glass wine goblet", "table desk", "apple fruit", "can soda",
+    "pig boar hog", "lion tiger leopard cat kitten", "dog puppy wolf fox", "drone quadcopter", "sheep ram goat"))
+
+
+def same_kind(a: str, b: str) -> bool:
+    """Whether two names may stand for the same sort of thing: a word in common, or words of one group."""
+    words, others = set(a.lower().split()), set(b.lower().split())
+    return bool(words & others) or any(words & group and others & group for group in _KINDS)
+
 
 def alike(a: str, b: str) -> bool:
     """Whether two colour names are the same or too close to tell objects apart."""

@@ -18,7 +18,7 @@ import numpy as np
 from vlt_ros.networks.preprocess import MEAN
 from vlt_ros.training.library import Library
 from vlt_ros.training.phrases import (COLOURS, PEOPLE, alike, coloured_noun, measured_colour, mirror, place,
-                                      placed_noun, sentence, tint)
+                                      placed_noun, same_kind, sentence, tint)
 
 KINDS = ("still", "clip", "paste", "phrase", "photo")
 DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
@@ -31,6 +31,8 @@ PASTE_CANVAS = 420
 MAX_CLIP_GAP = 40
 # Sources whose boxes leave many objects out: "the only one" cannot be said there.
 INCOMPLETE_SOURCES = frozenset({"apples", "rabbit"})
+# Sources that box every everyday thing (COCO's and VOC's classes); in the others such things stand unboxed.
+COMPLETE_SOURCES = frozenset({"coco128/train2017", "coco128/val2017", "voc2012_sample"})
 
 
 @dataclass
@@ -98,14 +100,19 @@ class SampleGenerator:
         template_size, search_size: crop sides in pixels. seed: of all randomness.
         split: 'train' or 'heldout'; objects, stills and clips of one never appear in the other.
         mix: share of each kind, :data:`DEFAULT_MIX` when None.
+        phrase_shares: what tells the candidates of phrase scenes apart, :data:`PHRASE_SHARES` when None.
 
     Raises:
-        FileNotFoundError: data or assets are missing. ValueError: an unknown kind in ``mix``.
+        FileNotFoundError: data or assets are missing. ValueError: an unknown kind or sort.
     """
 
     def __init__(self, data_dir, assets_dir, template_size: int = 112, search_size: int = 224, seed: int = 0,
-                 split: str = "train", mix: dict[str, float] | None = None) -> None:
-        mix = mix or DEFAULT_MIX
+                 split: str = "train", mix: dict[str, float] | None = None,
+                 phrase_shares: dict[str, float] | None = None) -> None:
+        mix, phrase_shares = mix or DEFAULT_MIX, phrase_shares or PHRASE_SHARES
+        if set(phrase_shares) - set(PHRASE_SHARES):
+            raise ValueError(f"phrase_shares names unknown sorts {sorted(set(phrase_shares) - set(PHRASE_SHARES))}: "
+                             f"known are {', '.join(PHRASE_SHARES)}")
         if set(mix) - set(KINDS):
             raise ValueError(f"mix names unknown kinds {sorted(set(mix) - set(KINDS))}: known are {', '.join(KINDS)}")
         self.library = Library(data_dir, assets_dir, split)
@@ -113,10 +120,14 @@ class SampleGenerator:
         self._kinds = list(mix)
         shares = np.array([mix[kind] for kind in self._kinds], float)
         self._shares = shares / shares.sum()
+        total = sum(phrase_shares.values())
+        self._phrase_shares = {sort: share / total for sort, share in phrase_shares.items()}
         # The square root of a source's size: large single-class sources do not drown the small varied ones.
         self._sources = list(self.library.sources)
         weights = np.array([len(self.library.sources[name]) ** 0.5 for name in self._sources])
         self._source_shares = weights / weights.sum()
+        self._everyday = {thing["name"] for row in self.library.boxed if row["source"] in COMPLETE_SOURCES
+                          for thing in row["objects"]}
         cutouts = self.library.cutouts
         self._pools = [pool for pool in (
             [i for i, c in enumerate(cutouts) if not c.real],
@@ -166,14 +177,18 @@ class SampleGenerator:
         rows = self.library.sources[source]
         return self.library.boxed[rows[rng.integers(len(rows))]]
 
-    def _background(self, rng, size: int | None = None) -> np.ndarray:
+    def _background(self, rng, size: int | None = None, without: tuple[str, ...] = ()) -> np.ndarray:
+        """A piece of a photograph; ``without``: names that nothing boxed in it may have."""
         library, which = self.library, rng.random()
         if which < 0.25 and library.backgrounds:
             image = library.image(library.backgrounds[rng.integers(len(library.backgrounds))])
         elif which < 0.6 and library.plain:
             image = library.still(library.plain[rng.integers(len(library.plain))])
         else:
-            image = library.still(self._boxed(rng))
+            row = self._boxed(rng)
+            if any(same_kind(thing["name"], name) for thing in row["objects"] for name in without):
+                row = library.plain[rng.integers(len(library.plain))]
+            image = library.still(row)
         height, width = image.shape[:2]
         side = int(min(height, width) * rng.uniform(0.35, 1))
         x, y = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
@@ -420,7 +435,6 @@ class SampleGenerator:
             phrase true of no candidate (or None); or None when the scene did not work out.
         """
         n = self.search_size
-        canvas = self._background(rng)
         if rng.random() < 0.4:
             size = math.exp(rng.uniform(math.log(0.10), math.log(0.18)))
         else:
@@ -451,6 +465,7 @@ class SampleGenerator:
         centres = self._spread(rng, count, size)
         if len(centres) < count:
             return None
+        canvas = self._background(rng, without=tuple(names))
         boxes: list = [None] * count
         for k in rng.permutation(count):
             piece = pieces[k] if rng.random() >= 0.5 else np.ascontiguousarray(pieces[k][:, ::-1])
@@ -478,7 +493,7 @@ class SampleGenerator:
         if by == "name":
             for _ in range(20):
                 name = self.library.cutouts[self._pick(rng)].name
-                if all(not set(name.split()) & set(other.split()) for other in names):
+                if not any(same_kind(name, other) for other in names):
                     absent = name
                     break
         return canvas, boxes, nouns, absent
@@ -488,7 +503,8 @@ class SampleGenerator:
         indices: list[int] = []
         for _ in range(40):
             index = self._pick(rng)
-            if all(self.library.cutouts[index].name != self.library.cutouts[other].name for other in indices):
+            name = self.library.cutouts[index].name
+            if not any(same_kind(name, self.library.cutouts[other].name) for other in indices):
                 indices.append(index)
             if len(indices) == count:
                 break
@@ -508,7 +524,7 @@ class SampleGenerator:
 
     def _phrase(self, rng) -> Sample | None:
         """Equal candidates of which only the phrase names one, or none of them."""
-        by = str(rng.choice(list(PHRASE_SHARES), p=list(PHRASE_SHARES.values())))
+        by = str(rng.choice(list(self._phrase_shares), p=list(self._phrase_shares.values())))
         count = int(rng.integers(2, 5))
         scene = self._scene(rng, by, count)
         if scene is None:
@@ -621,7 +637,9 @@ class SampleGenerator:
         for _ in range(10):
             others = self._boxed(rng)["objects"]
             name = others[rng.integers(len(others))]["name"]
-            if all(not set(name.split()) & set(there["name"].split()) for there in things):
+            if source not in COMPLETE_SOURCES and any(same_kind(name, common) for common in self._everyday):
+                continue
+            if not any(same_kind(name, there["name"]) for there in things):
                 nouns = [name]
                 break
         colour = measured_colour(image, thing["box"], thing["name"] in PEOPLE)

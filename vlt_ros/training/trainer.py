@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vlt_ros.networks import CONFIGS, PJVLT, decode, load_network, save_network, start_from_dinov2
+from vlt_ros.networks import (CONFIGS, PJVLT, DeviceError, choose_device, decode, load_network, save_network,
+                              start_from_dinov2)
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.training.losses import giou, tracking_loss
 
@@ -32,7 +33,7 @@ class TrainingConfig:
 
     model: configuration name. start: 'dinov2', 'random', or a weights file to go on from.
     data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets).
-    mix: share of each kind of sample, None for the generator's own.
+    mix, phrase_shares: share of each kind of sample and of phrase scene, None for the generator's own.
     steps, batch_size, seed: length and order. loaders: processes that make samples.
     lr_new, lr_pretrained: AdamW's rates for new parts and for layers that start pretrained; weight_decay.
     warmup_steps, decay_from: linear rise, then constant up to this fraction of the run, then a cosine to 1 %.
@@ -47,6 +48,7 @@ class TrainingConfig:
     data: str = "../shared/data"
     assets: str = "build/assets"
     mix: dict[str, float] | None = None
+    phrase_shares: dict[str, float] | None = None
     steps: int = 2000
     batch_size: int = 16
     seed: int = 0
@@ -69,13 +71,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.model not in CONFIGS:
             raise TrainingError(f"model {self.model!r} is unknown: choose one of {', '.join(CONFIGS)}")
-        for name, least in (("steps", 1), ("batch_size", 1), ("save_every", 1), ("validate_every", 1), ("loaders", 0),
-                            ("validation_samples", 0), ("warmup_steps", 0), ("lr_new", 0), ("lr_pretrained", 0),
-                            ("weight_decay", 0), ("clip_norm", 0)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("save_every", 1), ("validate_every", 1),
+                            ("loaders", 0), ("validation_samples", 0), ("warmup_steps", 0), ("lr_new", 0),
+                            ("lr_pretrained", 0), ("weight_decay", 0), ("clip_norm", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.ema < 1 or not 0 <= self.decay_from <= 1:
-            raise TrainingError(f"ema must be in [0, 1), not {self.ema}, and decay_from in [0, 1], not {self.decay_from}")
+            raise TrainingError(f"ema must be in [0, 1), not {self.ema}, "
+                                f"and decay_from in [0, 1], not {self.decay_from}")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"precision {self.precision!r} is not bf16 or fp32")
 
@@ -212,8 +215,10 @@ class Trainer:
 
         self.config, self.out = config, out
         torch.manual_seed(config.seed)
-        self.device = torch.device(("cuda:0" if torch.cuda.is_available() else "cpu")
-                                   if config.device == "auto" else config.device)
+        try:
+            self.device = choose_device(config.device)
+        except DeviceError as error:
+            raise TrainingError(str(error)) from error
         if config.start in ("random", "dinov2"):
             self.network = PJVLT(CONFIGS[config.model])
             if config.start == "dinov2":
@@ -231,9 +236,10 @@ class Trainer:
         try:
             self.generator, self.heldout = (
                 SampleGenerator(config.data, config.assets, template_size=sizes.template_size,
-                                search_size=sizes.search_size, seed=config.seed, split=split, mix=config.mix)
+                                search_size=sizes.search_size, seed=config.seed, split=split, mix=config.mix,
+                                phrase_shares=config.phrase_shares)
                 for split in ("train", "heldout"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             raise TrainingError(str(error)) from error
 
     @property
@@ -337,9 +343,11 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         loader = DataLoader(Samples(self.generator, self.step * config.batch_size,
                                     (config.steps - self.step) * config.batch_size),
-                            batch_size=config.batch_size, num_workers=config.loaders, collate_fn=collate, worker_init_fn=_one_thread,
-                            multiprocessing_context="fork" if config.loaders else None, prefetch_factor=4 if config.loaders else None,
-                            # Of its own, else a resumed run draws from the restored one once more than an unbroken run.
+                            batch_size=config.batch_size, num_workers=config.loaders, collate_fn=collate,
+                            worker_init_fn=_one_thread, prefetch_factor=4 if config.loaders else None,
+                            # A fork of a process with threads (torch's, OpenCV's) may wait for ever on a lock.
+                            multiprocessing_context="spawn" if config.loaders else None,
+                            # Its own: a resumed run would draw from torch's once more than an unbroken.
                             generator=torch.Generator())
         log = open(self.out / "loss.jsonl", "a", buffering=1)
         board = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
@@ -381,8 +389,8 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
 
     Args:
         config_path: see :class:`TrainingConfig`. out: folder for checkpoint, log, TensorBoard and weights.
-        resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights are
-            written again).
+        resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights
+            are written again).
 
     Returns:
         the weights file.
