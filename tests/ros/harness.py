@@ -22,7 +22,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParametersAtomically
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -82,6 +82,7 @@ class Robot:
         self.statuses: list[Target] = []
         self.diagnostics: dict[str, Any] = {}
         self._second = 1000
+        self._clients: dict[str, Any] = {}
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.image = self.node.create_publisher(Image, "image", best_effort)
         # Reliable: fits any subscriber, also one with its reliability overridden.
@@ -94,8 +95,12 @@ class Robot:
         self._prefix = f"{namespace}/vlt_tracker"
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException, ShutdownException):
+            self._executor.spin()
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -136,14 +141,13 @@ class Robot:
     # Services
 
     def call(self, kind: type, name: str, request: Any, timeout: float = 30.0) -> Any:
-        client = self.node.create_client(kind, f"{self._prefix}/{name}")
-        try:
-            self.wait(client.service_is_ready, timeout, f"service {name}")
-            done = client.call_async(request)
-            self.wait(done.done, timeout, f"answer of {name}")
-            return done.result()
-        finally:
-            self.node.destroy_client(client)
+        if name not in self._clients:       # kept: destroying one below a spinning executor is a race
+            self._clients[name] = self.node.create_client(kind, f"{self._prefix}/{name}")
+        client = self._clients[name]
+        self.wait(client.service_is_ready, timeout, f"service {name}")
+        done = client.call_async(request)
+        self.wait(done.done, timeout, f"answer of {name}")
+        return done.result()
 
     def transition(self, name: str) -> bool:
         number = getattr(Transition, f"TRANSITION_{name.upper()}")

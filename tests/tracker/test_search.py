@@ -40,7 +40,7 @@ def test_thirty_pixel_person_in_a_vga_frame_is_reachable(input_size):
 
 @pytest.mark.parametrize("width, height", [
     (640, 480), (480, 640), (1280, 720), (1920, 1080), (320, 240), (160, 120), (64, 48), (2000, 300),
-    (300, 2000)])
+    (300, 2000), (4000, 200)])
 @pytest.mark.parametrize("input_size", SIZES)
 def test_levels_go_from_the_whole_frame_to_smaller_tiles(width, height, input_size):
     levels = search_levels(width, height, input_size)
@@ -77,9 +77,9 @@ def test_found_box_must_be_seen_twice(network, scene):
 def test_found_box_must_be_seen_at_about_the_same_place(network, scene):
     """A different thing each frame is not one target."""
     search = TextSearch(Looker(network), "red")
-    for frame in range(40):
-        image = scene(red=(20, 20, 60, 50)) if frame % 2 else scene(red=(240, 170, 60, 50))
-        assert search.step(image, 0.5) is None
+    for frame in range(60):
+        corner = ((20, 20), (240, 20), (240, 170), (20, 170))[frame % 4]
+        assert search.step(scene(red=(*corner, 60, 50)), 0.5) is None
 
 
 def test_closer_look_gives_the_better_box(network, scene, windows):
@@ -92,20 +92,32 @@ def test_closer_look_gives_the_better_box(network, scene, windows):
     assert overlap(found[2].box, truth) > 0.8 and found[2].confidence == pytest.approx(0.9)
 
 
-def test_closer_look_that_sees_nothing_does_not_refuse(network, scene, monkeypatch):
-    """Position words hold for the whole frame only ("the left one"): the confirmed box stands."""
-    image = scene(red=(200, 120, 30, 25))
+def test_closer_look_that_sees_nothing_does_not_refuse(network, scene, windows):
+    """Position words hold for the whole frame only ("the left one"): it decides, on the newest frame."""
     search = TextSearch(Looker(network), "red")
-    search.step(image, 0.5), search.step(image, 0.5)
-    network.confidence = 0.03
-    found = search.step(image, 0.5)
-    assert found is not None and overlap(found.box, (200, 120, 30, 25)) > 0.4
-    assert found.confidence == pytest.approx(0.9)
+    for frame in range(4):
+        truth = (200 + 2 * frame, 120, 40, 40)
+        network.confidence = 0.03 if frame == 2 else 0.9
+        found = search.step(scene(red=truth), 0.5)
+        assert (found is not None) == (frame == 3)
+    assert windows[2].side < windows[3].side == 320
+    assert overlap(found.box, truth) > 0.7 and found.confidence == pytest.approx(0.9)
+
+
+def test_target_that_walks_on_during_a_sweep_is_found(network, scene):
+    """By the end of a level of tiles it is far from where it was seen first."""
+    search = TextSearch(Looker(network), "red")
+    for frame in range(40):
+        truth = (10 + 5 * frame, 200, 28, 48)
+        network.confidence = 0.9 if frame else 0.2          # the whole frame is not sure
+        if found := search.step(scene(size=(640, 480), red=truth), 0.5):
+            break
+    assert overlap(found.box, truth) > 0.4
 
 
 def test_second_best_is_tried_when_the_best_does_not_hold(network, scene, windows, monkeypatch):
     """Both tiles' candidates of a level are gone through, best first."""
-    truth = (20, 20, 12, 10)
+    truth = (20, 20, 30, 30)
     image, flash = scene(size=(640, 480), red=truth), scene(size=(640, 480), red=(600, 440, 14, 12))
     search = TextSearch(Looker(network), "red")
     network.confidence = 0.4                            # the whole frame is not sure

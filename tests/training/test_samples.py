@@ -11,8 +11,17 @@ import pytest
 
 from vlt_ros.training.assets import AssetsError, emoji_name, make_assets, trim
 from vlt_ros.training.library import HELDOUT_OBJECTS, HELDOUT_STILLS, Library, is_heldout
-from vlt_ros.training.phrases import (COLOURS, alike, coloured_noun, measured_colour, mirror, place, placed_noun,
-                                      sentence, tint)
+from vlt_ros.training.phrases import (
+    COLOURS,
+    alike,
+    coloured_noun,
+    measured_colour,
+    mirror,
+    place,
+    placed_noun,
+    sentence,
+    tint,
+)
 from vlt_ros.training.samples import KINDS, SampleGenerator
 
 NAMES = ["mug", "lamp", "boat", "drum", "kite", "person", "shoe", "bell", "car", "vase"]

@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise WeightsError(f"weights file {path} is missing: give the path of a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"weights file {path} is not a readable safetensors file ({error}): "
                            "fetch or copy it again") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Sequence
+from collections.abc import Sequence
 
 from vlt_ros.tracker.target import Box
 

@@ -69,7 +69,10 @@ def clip(box: Box, width: int, height: int, margin: float = CLIP_MARGIN) -> Box:
 
 
 def hann(side: int) -> np.ndarray:
-    """Window (side, side) that peaks at the centre: outer product of 0.5 (1 - cos(2 pi k / (side + 1))), k = 1..side."""
+    """Window (side, side) that peaks at the centre.
+
+    The outer product of 0.5 (1 - cos(2 pi k / (side + 1))), k = 1..side, with itself (OSTrack's hann2d).
+    """
     k = np.arange(1, side + 1)
     one = 0.5 * (1 - np.cos(2 * np.pi * k / (side + 1)))
     return np.outer(one, one).astype(np.float32)
@@ -91,7 +94,11 @@ def whole_frame(width: int, height: int) -> Window:
 
 
 def tiles(width: int, height: int, side: int) -> list[Window]:
-    """Square windows of one side that cover the frame, each overlapping the next by half or more."""
+    """Square windows of one side that cover the frame.
+
+    Along a direction longer than the side neighbours overlap by half or more; along one that is shorter a single
+    row of windows stands in its middle and reaches outside the frame.
+    """
     def starts(length: int) -> list[int]:
         if length <= side:
             return [(length - side) // 2]

@@ -17,28 +17,30 @@ from vlt_ros.tracker.geometry import Window, overlap, tiles, whole_frame, window
 from vlt_ros.tracker.look import Looker, Sighting
 from vlt_ros.tracker.target import Box
 
-# A box found in a wide view must be found again in the next frame at about the same place.
+# A box must be found again in the next frames at about the same place.
 CONFIRM_OVERLAP = 0.3
 # Smaller tiles than this share of the network's input are blown up for nothing.
 MIN_TILE = 0.6
+# Windows of a level that are looked at again, best first.
+CANDIDATES = 2
 
 
 def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:
     """Windows for a search by text: the whole frame, then tiles of a half, then of a quarter of its longer side.
 
-    A person 30 pixels high in a VGA frame is 10 pixels of an input of 224 in the whole frame and 42 in a
-    quarter tile.
+    No tile is larger than the shorter side. A person 30 pixels high in a VGA frame is 10 pixels of an input of 224
+    in the whole frame and 42 in a quarter tile.
     """
     levels = [[whole_frame(width, height)]]
     for divisor in (2, 4):
-        side = math.ceil(max(width, height) / divisor)
-        if side >= MIN_TILE * input_size and side < min(width, height) * 1.5:
+        side = min(math.ceil(max(width, height) / divisor), min(width, height))
+        if MIN_TILE * input_size <= side < levels[-1][0].side:
             levels.append(tiles(width, height, side))
     return levels
 
 
 class TextSearch:
-    """Search by text: the best sighting of a level, seen again in the next frame, is the target."""
+    """Search by text: what a level's best windows show in two frames more is the target."""
 
     def __init__(self, looker: Looker, words) -> None:
         self.looker, self.words, self.blank = looker, words, looker.blank()
@@ -47,9 +49,11 @@ class TextSearch:
         next(self._frames)
 
     def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
-        """One look at a new frame; a sighting when the target is found. ``confidence`` is the look's own."""
-        found = self._frames.send((image, threshold))
-        return found
+        """One look at a new frame; a sighting in this frame when the target is found.
+
+        ``confidence`` is the look's own.
+        """
+        return self._frames.send((image, threshold))
 
     def _look(self, image: np.ndarray, window: Window) -> Sighting:
         sighting = self.looker.look(image, window, self.blank, self.words)
@@ -60,28 +64,25 @@ class TextSearch:
         image, threshold = yield None
         while True:
             for windows in search_levels(image.shape[1], image.shape[0], self.looker.size):
-                candidates = []
+                promising = []
                 for window in windows:
                     sighting = self._look(image, window)
                     if sighting.reaches(threshold):
-                        candidates.append((sighting, window))
+                        promising.append((sighting.confidence, window))
                     image, threshold = yield None
-                # Best first; overlapping tiles see the same thing several times, once is enough.
-                candidates.sort(key=lambda candidate: -candidate[0].confidence)
-                for sighting, window in candidates[:2]:
-                    again = self._look(image, window)
-                    if not again.reaches(threshold) or overlap(again.box, sighting.box) < CONFIRM_OVERLAP:
-                        image, threshold = yield None
+                # A level takes many frames, in which a target moves on: its windows are looked at anew.
+                for _, window in sorted(promising, reverse=True)[:CANDIDATES]:
+                    first = self._look(image, window)
+                    image, threshold = yield None
+                    if not first.reaches(threshold):
                         continue
-                    # A closer look gives a better box, and the words often match better; position words do not
-                    # survive it ("the left one" is central now), so it may only refine, never refuse.
-                    closer_window = window_around(again.box, 4.0)
-                    if closer_window.side < 0.7 * window.side:
-                        image, threshold = yield None
-                        closer = self._look(image, closer_window)
-                        if overlap(closer.box, again.box) >= CONFIRM_OVERLAP:
-                            again = closer._replace(confidence=max(closer.confidence, again.confidence))
-                    image, threshold = yield again
+                    # A closer look gives a better box, and the words often match better; but "the left one" is
+                    # central in it, so where it disagrees the wide view decides.
+                    closer = window_around(first.box, 4.0)
+                    for again in ([closer] if closer.side < 0.7 * window.side else []) + [window]:
+                        second = self._look(image, again)
+                        agrees = second.reaches(threshold) and overlap(second.box, first.box) >= CONFIRM_OVERLAP
+                        image, threshold = yield second if agrees else None
 
 
 class AppearanceSearch:
@@ -102,7 +103,8 @@ class AppearanceSearch:
         else:
             window = next(self._windows, None)
             if window is None:
-                side = min(window_around(self.last, 6.0).side, max(width, height))
+                longer = max(width, height)
+                side = min(max(window_around(self.last, 6.0).side, math.ceil(longer / 4)), longer)
                 x, y = self.last[0] + self.last[2] / 2, self.last[1] + self.last[3] / 2
                 self._windows = iter(sorted(tiles(width, height, side), key=lambda w: math.hypot(
                     w.x + side / 2 - x, w.y + side / 2 - y)))

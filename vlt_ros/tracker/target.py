@@ -31,7 +31,7 @@ class Target:
     state: see :class:`State`.
     box: (x, y, width, height) in pixels of the frame, top-left corner first; only in TRACKING and UNCERTAIN.
         In UNCERTAIN with a confidence below lost_threshold it is the last box believed, not a new one.
-    confidence: in [0, 1], of this frame.
+    confidence: in [0, 1], of this frame; while SEARCHING or LOST that of the one window looked at in this frame.
     target_id: changes only with a new command or box; 0 before the first.
     text: the command's sentence.
     last_seen: stamp in seconds of the newest frame in which the target was seen (confidence at least

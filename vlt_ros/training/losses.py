@@ -38,7 +38,7 @@ def gaussian_maps(boxes: Tensor, present: Tensor, side: int) -> Tensor:
     """
     maps = torch.zeros(len(boxes), 1, side, side, device=boxes.device)
     cells = torch.arange(side, device=boxes.device, dtype=torch.float32)
-    for i, (box, here) in enumerate(zip(boxes.tolist(), present.tolist())):
+    for i, (box, here) in enumerate(zip(boxes.tolist(), present.tolist(), strict=True)):
         column, row = math.floor(box[0] * side), math.floor(box[1] * side)
         if not here or not (0 <= column < side and 0 <= row < side):
             continue

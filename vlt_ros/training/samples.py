@@ -17,8 +17,19 @@ import numpy as np
 
 from vlt_ros.networks.preprocess import MEAN
 from vlt_ros.training.library import Library
-from vlt_ros.training.phrases import (COLOURS, PEOPLE, alike, coloured_noun, measured_colour, mirror, place,
-                                      placed_noun, same_kind, sentence, tint)
+from vlt_ros.training.phrases import (
+    COLOURS,
+    PEOPLE,
+    alike,
+    coloured_noun,
+    measured_colour,
+    mirror,
+    place,
+    placed_noun,
+    same_kind,
+    sentence,
+    tint,
+)
 
 KINDS = ("still", "clip", "paste", "phrase", "photo")
 DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
@@ -452,7 +463,7 @@ class SampleGenerator:
             if len(colours) < count:
                 return None
             indices = [self._pick(rng)] * count if rng.random() < 0.6 else [self._pick(rng) for _ in range(count)]
-            pieces = [self._coloured(i, colour, rng) for i, colour in zip(indices, colours)]
+            pieces = [self._coloured(i, colour, rng) for i, colour in zip(indices, colours, strict=True)]
         else:
             if by == "position" and rng.random() < 0.6:
                 indices = [self._pick(rng)] * count

@@ -17,8 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vlt_ros.networks import (CONFIGS, PJVLT, DeviceError, choose_device, decode, load_network, save_network,
-                              start_from_dinov2)
+from vlt_ros.networks import (
+    CONFIGS,
+    PJVLT,
+    DeviceError,
+    choose_device,
+    decode,
+    load_network,
+    save_network,
+    start_from_dinov2,
+)
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.training.losses import giou, tracking_loss
 
@@ -273,9 +281,11 @@ class Trainer:
         try:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:
-            raise TrainingError(f"checkpoint {self.checkpoint} is unreadable ({error}): remove it to start anew") from error
+            raise TrainingError(f"checkpoint {self.checkpoint} is unreadable ({error}): "
+                                "remove it to start anew") from error
         old, new = json.loads(state["config"]), dataclasses.asdict(self.config)
-        changed = [k for k in new if k not in ("loaders", "device", "save_every", "validate_every") and new[k] != old.get(k)]
+        free = ("loaders", "device", "save_every", "validate_every")
+        changed = [k for k in new if k not in free and new[k] != old.get(k)]
         if changed:
             raise TrainingError(f"checkpoint {self.checkpoint} is of a run with other {', '.join(changed)}: "
                                 "use another --out or the old configuration")
@@ -349,12 +359,12 @@ class Trainer:
                             multiprocessing_context="spawn" if config.loaders else None,
                             # Its own: a resumed run would draw from torch's once more than an unbroken.
                             generator=torch.Generator())
-        log = open(self.out / "loss.jsonl", "a", buffering=1)
         board = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
-        progress = tqdm(total=config.steps, initial=self.step, desc=f"train {config.model}", unit="step", smoothing=0.05)
+        progress = tqdm(total=config.steps, initial=self.step, desc=f"train {config.model}", unit="step",
+                        smoothing=0.05)
         smooth: dict[str, float] = {}
         started = time.monotonic()
-        with log, board, progress:
+        with open(self.out / "loss.jsonl", "a", buffering=1) as log, board, progress:
             for batch in loader:
                 parts = self.train_step(batch)
                 smooth = {k: 0.98 * smooth.get(k, v) + 0.02 * v for k, v in parts.items()}
