@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlt_ros.networks.head import CentreHead, Maps
+from vlt_ros.networks.noise import SampleNoise
 from vlt_ros.networks.text import SemanticTokens, TextTower
 from vlt_ros.networks.vit import VisionTransformer
 
@@ -155,13 +156,20 @@ class SAIEL(nn.Module):
                 if config.combine == "concat":
                     self.theta_o.weight[:, :latent].zero_()
 
-    def words(self, language: Tensor, mask: Tensor) -> Words:
-        """The language side: L_j (B, T, Ct) and mask (B, T) to :class:`Words`. Padding has no influence."""
+    def words(self, language: Tensor, mask: Tensor, noise: SampleNoise | None = None) -> Words:
+        """The language side: L_j (B, T, Ct) and mask (B, T) to :class:`Words`. Padding has no influence.
+
+        noise: what Gumbel noise is drawn from in training mode, None for torch's own stream.
+        """
         valid = mask.unsqueeze(-1)
         keys, values = self.theta_k(language), self.theta_v(language)                       # eq. 1
         logits = values.float()
         if self.training and self.gumbel_noise:
-            logits = logits - torch.empty_like(logits).exponential_().log()
+            if noise is None:
+                exponential = torch.empty_like(logits).exponential_()
+            else:
+                exponential = -noise.uniform(*logits.shape[1:]).log()
+            logits = logits - exponential.log()
         gate = logits.masked_fill(~valid, float("-inf")).softmax(dim=1)
         count = valid.sum(dim=1, keepdim=True).to(gate.dtype)
         if self.residual:
@@ -277,10 +285,10 @@ class PJVLT(nn.Module):
         """All of the language side for B sentences, one entry a fused layer; '' means "no sentence"."""
         return self.words(self.text(sentences))
 
-    def words(self, semantic: SemanticTokens) -> dict[str, Words]:
+    def words(self, semantic: SemanticTokens, noise: SampleNoise | None = None) -> dict[str, Words]:
         """Like :meth:`encode_text` from the tower's tokens (training computes a frozen tower's once)."""
         return {j: layer.words(semantic.layers[self.config.language_layer(int(j)) - 1].to(layer.theta_k.weight.dtype),
-                               semantic.mask)
+                               semantic.mask, noise)
                 for j, layer in self.saiel.items()}
 
     # once per target --------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlt_ros.networks.noise import SampleNoise
+
 
 class SemanticTokens(NamedTuple):
     """Tokens of a batch of sentences.
@@ -50,8 +52,23 @@ def load_tokenizer(max_words: int):
     return tokenizer
 
 
+class _SampleDropout(nn.Dropout):
+    """Dropout of tokens (B, T, C) by each sample's own noise where the tower was given it, else by torch's."""
+
+    noise: SampleNoise | None = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.noise is None or not self.training:
+            return super().forward(tokens)
+        kept = self.noise.uniform(*tokens.shape[1:]) >= self.p
+        return tokens * (kept / (1 - self.p)).to(tokens.dtype)
+
+
 class TextTower(nn.Module):
     """BERT that returns the tokens of every layer. An empty sentence is [CLS][SEP], which the networks learn.
+
+    In training mode hidden states have BERT's dropout of 0.1. Attention weights have none: fused attention draws its
+    mask for the whole batch at once, and a sample's noise must not depend on the batch around it.
 
     Args:
         dim, depth, heads: BERT's width, layers and attention heads. max_words: longer sentences are cut.
@@ -63,8 +80,12 @@ class TextTower(nn.Module):
 
         self.max_words = max_words
         config = BertConfig(vocab_size=30522, hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads,
-                            intermediate_size=4 * dim)
+                            intermediate_size=4 * dim, attention_probs_dropout_prob=0.0)
         self.bert = BertModel(config, add_pooling_layer=False)
+        for module in list(self.bert.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout) and child.p:
+                    setattr(module, name, _SampleDropout(child.p))
 
     def load_minilm(self) -> None:
         """Fill in the weights of the MiniLM-L6 package."""
@@ -82,8 +103,11 @@ class TextTower(nn.Module):
         mask = torch.tensor([e.attention_mask for e in encodings], device=device, dtype=torch.bool)
         return ids, mask
 
-    def forward(self, sentences: list[str]) -> SemanticTokens:
-        """Tokens of all layers for a batch of sentences."""
+    def forward(self, sentences: list[str], noise: SampleNoise | None = None) -> SemanticTokens:
+        """Tokens of all layers for a batch of sentences. noise: what dropout draws from, None for torch's stream."""
+        for module in self.bert.modules():
+            if isinstance(module, _SampleDropout):
+                module.noise = noise
         ids, mask = self.tokenize(sentences)
         output = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
         return SemanticTokens(tuple(output.hidden_states[1:]), mask)
