@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignment losses of vision and language: NT-Xent within and across modalities, and dense matching.
+
+Who uses what:
+
+* All-in-One (Zhang et al., ACM MM 2023; released code): three NT-Xent terms of temperature 0.5 between the pooled and
+  projected language l, template z and search region x, added to the box losses as
+  0.25 NTX(x, l) + 0.25 NTX(z, l) + 0.5 NTX(x, z): :func:`multimodal_alignment`.
+* SATracker (arXiv 2311.17085): a dense matching loss between the search tokens and the fused target. Only its abstract
+  is public: :func:`dense_matching` is a reconstruction of the idea, not of its equations.
+* LGTrack (TOMM 21(10) 290): contrastive vision-language alignment; again from the abstract, :func:`nt_xent`.
+
+Take the features before one modality's tokens have seen the other's: after joint layers the text is in the visual
+tokens already, and the losses are trivial.
+
+With several processes each compares the samples of its own part of the batch: to have the negatives of the whole batch,
+gather both sets of features first (by ``distributed.total`` into slots of zeros, whose gradients flow back) and count
+each pair once. Then the share of one process is its own rows' part of the mean.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(features: Tensor, others: Tensor, temperature: float = 0.5, across: bool = False) -> Tensor:
+    """Normalised temperature-scaled cross entropy of B pairs (Chen et al., SimCLR, ICML 2020, eq. 1).
+
+    Row i of both is a positive pair; cosine similarities over the temperature are the logits.
+
+    Args:
+        features, others: (B, C), any length; not both of a pair from one sample of another index.
+        temperature: above 0. SimCLR's and All-in-One's is 0.5.
+        across: False for SimCLR's form, which both All-in-One's terms take: each of the 2 B views against the other
+            2 B - 1, so negatives come from within a modality and across. True to take the negatives across alone
+            (B against B in both directions), as CLIP does: the form for modalities that lie far apart.
+
+    Returns:
+        scalar, the mean over all 2 B views. With B = 1 there is no negative and it is 0.
+
+    Raises:
+        ValueError: shapes differ or are not (B, C), or the temperature is not positive.
+    """
+    if features.shape != others.shape or features.ndim != 2:
+        raise ValueError(f"features are {tuple(features.shape)}, others {tuple(others.shape)}: both must be (B, C)")
+    _check(temperature)
+    first, second = F.normalize(features, dim=1), F.normalize(others, dim=1)
+    count = len(features)
+    partner = torch.arange(count, device=features.device)
+    if across:
+        logits = first @ second.T / temperature
+        return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
+    views = torch.cat((first, second))
+    logits = (views @ views.T / temperature).fill_diagonal_(float("-inf"))
+    return F.cross_entropy(logits, torch.cat((partner + count, partner)))
+
+
+def multimodal_alignment(language: Tensor, template: Tensor, search: Tensor, temperature: float = 0.5) -> Tensor:
+    """All-in-One's alignment loss: 0.25 NTX(x, l) + 0.25 NTX(z, l) + 0.5 NTX(x, z).
+
+    Args:
+        language, template, search: (B, C), l, z and x after their projections to one space.
+        temperature: see :func:`nt_xent`.
+    """
+    return (0.25 * nt_xent(search, language, temperature) + 0.25 * nt_xent(template, language, temperature)
+            + 0.5 * nt_xent(search, template, temperature))
+
+
+def tokens_inside(boxes: Tensor, present: Tensor, side: int) -> Tensor:
+    """Which search tokens show the target: those whose patch's centre lies in the box.
+
+    Args:
+        boxes: (B, 4) centre x, centre y, width, height as fractions of the search region. present: (B,).
+        side: tokens a side S.
+
+    Returns:
+        (B, S * S) bool, row by row. The token that holds the box's centre always counts, so that a small target has
+        one; without ``present``, or with a centre outside, none does.
+    """
+    centres = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) / side
+    x, y, w, h = (boxes[:, k, None] for k in range(4))
+    columns, rows = (centres - x).abs() <= w / 2, (centres - y).abs() <= h / 2
+    cell = torch.arange(side, device=boxes.device)
+    columns, rows = columns | (cell == (x * side).floor()), rows | (cell == (y * side).floor())
+    within = ((x >= 0) & (x < 1) & (y >= 0) & (y < 1)).squeeze(1)
+    return (rows[:, :, None] & columns[:, None, :]).flatten(1) & (present.bool() & within)[:, None]
+
+
+def dense_matching(tokens: Tensor, target: Tensor, inside: Tensor, temperature: float = 0.1) -> Tensor:
+    """Every search token against the fused target: like it inside the box, unlike it outside. A reconstruction.
+
+    For each sample with a target, the tokens inside its box are the positives among all its tokens
+    (the multi-positive InfoNCE of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2):
+    -mean over positives p of log(exp(s_p) / sum over all tokens k of exp(s_k)), s = cosine / temperature.
+
+    Args:
+        tokens: (B, N, C) search tokens. target: (B, C), what template and words together say the target is.
+        inside: (B, N) bool, see :func:`tokens_inside`. temperature: above 0.
+
+    Returns:
+        scalar, the mean over the samples with a positive; 0 (with gradient 0) when there is none.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+    """
+    if tokens.ndim != 3 or target.shape != (tokens.shape[0], tokens.shape[2]) or inside.shape != tokens.shape[:2]:
+        raise ValueError(f"tokens are {tuple(tokens.shape)}, target {tuple(target.shape)}, inside "
+                         f"{tuple(inside.shape)}: they must be (B, N, C), (B, C) and (B, N)")
+    _check(temperature)
+    similarity = torch.einsum("bnc,bc->bn", F.normalize(tokens, dim=2), F.normalize(target, dim=1)) / temperature
+    likelihood = similarity.log_softmax(dim=1)
+    positives = inside.sum(1)
+    loss = -(likelihood * inside).sum(1) / positives.clamp(min=1)
+    return loss.sum() / (positives > 0).sum().clamp(min=1)
+
+
+def _check(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
