@@ -155,11 +155,12 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
 
 @main.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(["sequences", "candidates"]), default="sequences",
+@click.option("--layout", type=click.Choice(["sequences", "candidates", "phrases"]), default="sequences",
               show_default=True,
               help="sequences: ROOT/NAME/{img/ or video.mp4, groundtruth.txt, language.txt}. candidates: "
                    "ROOT is the data folder; text alone points at one of several equal objects held out of "
-                   "training.")
+                   "training. phrases: ROOT/queries.json, a list of {file, text, box [x,y,w,h]}, and ROOT/img/; "
+                   "text alone finds each, predictions.json lists the boxes.")
 @click.option("--start", type=click.Choice(["box", "text", "both"]), default="box", show_default=True,
               help="What the tracker is given in frame 0.")
 @click.option("--phrase", type=click.Choice(["right", "wrong", "none"]), default="right", show_default=True,
@@ -170,7 +171,7 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
               help="candidates: folder of cut-outs and backgrounds, as for training.")
 @_network_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True,
-              help="Folder for report.json and NAME.txt.")
+              help="Folder for report.json, and NAME.txt or predictions.json.")
 def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, assets: Path, model: str | None,
              weights: Path | None, device: str, precision: str, out: Path) -> None:
     """Score the tracker on ROOT and write OUT/report.json."""
@@ -180,6 +181,11 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, asset
 
         report = pointing.evaluate_pointing(root, out, assets=assets, count=count, **network)
         click.echo(pointing.table(report))
+    elif layout == "phrases":
+        from vlt_ros.evaluation import phrases
+
+        report = phrases.evaluate_phrases(root, out, **network)
+        click.echo(phrases.table(report))
     else:
         from vlt_ros.evaluation import evaluate as evaluation
 
