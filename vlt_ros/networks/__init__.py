@@ -11,7 +11,9 @@ from vlt_ros.networks.weights import (
                                       load_network,
                                       save_network,
                                       start_from_dinov2,
+                                      start_from_files,
 )
 
 __all__ = ["CONFIGS", "DEFAULT_MODEL", "CentreHead", "DeviceError", "Maps", "PJVLT", "PJVLTConfig", "WeightsError",
-           "choose_device", "decode", "load_network", "save_network", "start_from_dinov2"]
+           "choose_device", "decode", "load_network", "save_network", "start_from_dinov2",
+           "start_from_files"]

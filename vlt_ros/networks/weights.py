@@ -259,3 +259,73 @@ def start_from_dinov2(network: PJVLT) -> None:
             state[f"{new}.ls{k}.gamma"] = tensors[f"{old}.layer_scale{k}.lambda1"]
     # Rounded to half precision as the shipped file is, so that frozen layers equal it exactly.
     backbone.load_state_dict({name: tensor.half().float() for name, tensor in state.items()})
+
+
+def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name of a .safetensors file or of a torch checkpoint, which is read without running its code."""
+    if path.suffix == ".safetensors":
+        return _read(path)[0]
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} is missing")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"weights file {path} holds more than tensors, or is damaged ({reason}): "
+                           "convert it to safetensors") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"weights file {path} is no dictionary of tensors by name")
+    return state
+
+
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load those of ``tensors`` that the module has; all of its own must be there and fit."""
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise WeightsError(f"weights file {path} lacks tensor {name}")
+        if tensors[name].shape != tensor.shape:
+            raise WeightsError(f"weights file {path}: tensor {name} is {tuple(tensors[name].shape)}, "
+                               f"{tuple(tensor.shape)} is needed")
+    module.load_state_dict({name: tensors[name].float() for name in wanted})
+
+
+def start_from_files(network: PJVLT, vision: str | Path = "", text: str | Path = "") -> None:
+    """Fill the towers with pretrained weights from local files (training only); '' leaves a tower as it is.
+
+    Args:
+        vision: a ViT with timm's parameter names, .safetensors or a torch checkpoint: MAE's released
+            mae_pretrain_vit_base.pth, timm's vit_base_patch16_224.mae. Its class token, decoder and head are left
+            out; its position embeddings are resized to the template's and the search region's grid.
+        text: a BERT as transformers saves it: its folder (model.safetensors or pytorch_model.bin) or such a file, with
+            or without the prefix ``bert.``; its vocabulary must be bert-base-uncased's.
+
+    Raises:
+        WeightsError: a file is missing, damaged, holds more than tensors, or does not fit the network.
+    """
+    if vision:
+        path, backbone, config = Path(vision), network.backbone, network.config
+        tensors = _read_checkpoint(path)
+        positions = tensors.pop("pos_embed", torch.zeros(0))
+        if positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+            positions = positions[:, 1:]                                                # the class token's
+        if positions.ndim != 3 or math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+            raise WeightsError(f"weights file {path} has no square position embedding pos_embed: "
+                               "a ViT with timm's names is needed")
+        if positions.shape[2] != config.dim:
+            raise WeightsError(f"weights file {path} is {positions.shape[2]} channels wide, {config.name} {config.dim}")
+        tensors["pos_embed_z"] = interpolate_positions(positions, config.template_grid)
+        tensors["pos_embed_x"] = interpolate_positions(positions, config.search_grid)
+        _fill(backbone, tensors, path)
+    if text:
+        path = Path(text)
+        if path.is_dir():
+            files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+            path = next((file for file in files if file.is_file()), files[0])
+        # bert-base-uncased was saved before LayerNorm's gamma and beta were called weight and bias.
+        renamed = {name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+            "LayerNorm.beta", "LayerNorm.bias"): tensor for name, tensor in _read_checkpoint(path).items()}
+        _fill(network.text.bert, renamed, path)

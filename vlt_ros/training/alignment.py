@@ -3,9 +3,9 @@
 
 Who uses what:
 
-* All-in-One (Zhang et al., ACM MM 2023; released code): three NT-Xent terms of temperature 0.5 between the pooled and
-  projected language l, template z and search region x, added to the box losses as
-  0.25 NTX(x, l) + 0.25 NTX(z, l) + 0.5 NTX(x, z): :func:`multimodal_alignment`.
+* All-in-One (Zhang et al., ACM MM 2023): three NT-Xent terms of temperature 0.5 between the pooled and projected
+  language l, template z and search region x, added to the box losses as 0.25 NTX(x, l) + 0.25 NTX(z, l)
+  + 0.5 NTX(x, z): :func:`multimodal_alignment`. The weights are those of the released training code.
 * SATracker (arXiv 2311.17085): a dense matching loss between the search tokens and the fused target. Only its abstract
   is public: :func:`dense_matching` is a reconstruction of the idea, not of its equations.
 * LGTrack (TOMM 21(10) 290): contrastive vision-language alignment; again from the abstract, :func:`nt_xent`.
@@ -31,9 +31,9 @@ def nt_xent(features: Tensor, others: Tensor, temperature: float = 0.5, across: 
     Row i of both is a positive pair; cosine similarities over the temperature are the logits.
 
     Args:
-        features, others: (B, C), any length; not both of a pair from one sample of another index.
+        features, others: (B, C), of any length.
         temperature: above 0. SimCLR's and All-in-One's is 0.5.
-        across: False for SimCLR's form, which both All-in-One's terms take: each of the 2 B views against the other
+        across: False for SimCLR's form, which All-in-One's terms take: each of the 2 B views against the other
             2 B - 1, so negatives come from within a modality and across. True to take the negatives across alone
             (B against B in both directions), as CLIP does: the form for modalities that lie far apart.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +50,15 @@ def gaussian_maps(boxes: Tensor, present: Tensor, side: int) -> Tensor:
     return maps
 
 
-def focal_loss(score: Tensor, target: Tensor) -> Tensor:
-    """Eq. 15 with a = 2, b = 4, summed over cells and divided by the number of peaks (at least one)."""
+def focal_loss(score: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = lambda count: count) -> Tensor:
+    """Eq. 15 with a = 2, b = 4, summed over cells and divided by the number of peaks (at least one).
+
+    total: makes the number of peaks of this process that of all processes, see :func:`tracking_loss`.
+    """
     peak = target.eq(1)
     positive = torch.log(score) * (1 - score) ** 2 * peak
     negative = torch.log(1 - score) * score**2 * (1 - target) ** 4 * ~peak
-    return -(positive.sum() + negative.sum()) / peak.sum().clamp(min=1)
+    return -(positive.sum() + negative.sum()) / total(peak.sum().float()).clamp(min=1)
 
 
 def _corners(boxes: Tensor) -> Tensor:
@@ -71,7 +75,8 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
     return inner / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
 
 
-def tracking_loss(maps: Maps, boxes: Tensor, present: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def tracking_loss(maps: Maps, boxes: Tensor, present: Tensor, total: Callable[[Tensor], Tensor] = lambda count: count,
+                  ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 17: classification + 2 GIoU + 5 L1.
 
     The box is read off the true centre's cell and its eight neighbours, weighted by the Gaussian map, so that a
@@ -79,13 +84,16 @@ def tracking_loss(maps: Maps, boxes: Tensor, present: Tensor) -> tuple[Tensor, d
 
     Args:
         maps: the head's output. boxes: (B, 4) centre form, fractions of the search region. present: (B,).
+        total: what this process counts (peaks, weights; scalars without gradient) to what all processes count. Each
+            process then returns its share of the loss: their sum is the loss of the whole batch, which a mean of
+            their own losses would not be, because absent targets fall unevenly.
 
     Returns:
         the loss, and its detached parts by name.
     """
     side = maps.score.shape[-1]
     target = gaussian_maps(boxes, present, side)
-    classification = focal_loss(maps.score, target)
+    classification = focal_loss(maps.score, target, total)
     peak = target.eq(1).float()
     near = F.max_pool2d(peak, 3, stride=1, padding=1).flatten(1)
     weight = near * (0.25 + 0.75 * target.flatten(1))
@@ -94,9 +102,9 @@ def tracking_loss(maps: Maps, boxes: Tensor, present: Tensor) -> tuple[Tensor, d
     centre = (grid + maps.offset.flatten(2)) / side
     predicted = torch.cat((centre, maps.size.flatten(2)), dim=1).transpose(1, 2)            # B, S*S, 4
     expected = boxes[:, None, :].expand_as(predicted)
-    total = weight.sum().clamp(min=1e-6)
-    overlap = ((1 - giou(predicted, expected)) * weight).sum() / total
-    distance = ((predicted - expected).abs().mean(-1) * weight).sum() / total
+    weights = total(weight.sum()).clamp(min=1e-6)
+    overlap = ((1 - giou(predicted, expected)) * weight).sum() / weights
+    distance = ((predicted - expected).abs().mean(-1) * weight).sum() / weights
     loss = classification + 2 * overlap + 5 * distance
     return loss, {"loss": loss.detach(), "focal": classification.detach(), "giou": overlap.detach(),
                   "l1": distance.detach()}
