@@ -107,6 +107,8 @@ def test_configuration_is_read(configuration):
     ("model: pjvlt_z", "'pjvlt_z' is unknown"), ("precision: int8", "'int8'"), ("steps: 0", "steps"),
     ("batch_size: 0", "batch_size"), ("ema: 1.0", "ema"), ("decay_from: 1.5", "decay_from"),
     ("save_every: 0", "save_every"), ("validate_every: -1", "validate_every"), ("loaders: -1", "loaders"),
+    ("schedule: linear", "'linear'"), ("start: files", "start_vision and start_text"),
+    ("start_vision: vit.pth", "belong to start: files"), ("start_text: 3", "start_text must be str"),
     ("lr_new: .nan", "lr_new"), ("lr_pretrained: -1.0", "lr_pretrained"), ("clip_norm: .inf", "clip_norm")])
 def test_configuration_errors(content, words, tmp_path):
     path = tmp_path / "train.yaml"
@@ -152,6 +154,8 @@ def test_learning_rate_rises_stays_and_falls():
     assert set(factors[10:40]) == {1.0}
     assert all(a > b for a, b in zip(factors[40:], factors[41:], strict=False))
     assert factors[70] == pytest.approx(0.505) and factors[100] == pytest.approx(0.01)
+    paper = TrainingConfig(steps=300, warmup_steps=0, schedule="step", decay_from=0.8)
+    assert [learning_rate_factor(epoch, paper) for epoch in (0, 239, 240, 299)] == [1.0, 1.0, 0.1, 0.1]
     shortest = TrainingConfig(steps=1, warmup_steps=0, decay_from=1)
     assert all(0 < learning_rate_factor(step, shortest) <= 1 for step in range(3))
 

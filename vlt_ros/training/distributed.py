@@ -46,10 +46,11 @@ def processes(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Process 0 may still be writing when the others are through. After an exception nobody waits: leaving in order
+    # takes all processes, and the launcher ends the others when one dies.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def local_rank() -> int:

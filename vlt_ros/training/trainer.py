@@ -555,6 +555,7 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
         TrainingStopped: SIGTERM came; a checkpoint is saved.
     """
     out, config = Path(out), read_config(config_path)
+    stopped = None
     with distributed.processes(training_device(config)):
         trainer = Trainer(config, out)
         if resume:
@@ -563,4 +564,8 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
             trainer.restore()
         elif trainer.checkpoint.is_file():
             raise TrainingError(f"{out} holds a run already: add --resume, or choose another --out")
-        return trainer.run()
+        try:
+            return trainer.run()
+        except TrainingStopped as error:    # in all processes alike, so they leave in order
+            stopped = error
+    raise stopped
