@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny network, trained from nothing on a small data tree, finds what the sentence names: about 45 seconds of one core."""
+"""A tiny network, trained from nothing on a small data tree, finds what the sentence names: about 45 CPU seconds."""
 
 from __future__ import annotations
 
