@@ -33,9 +33,14 @@ _KINDS = tuple(frozenset(group.split()) for group in (
     "pig boar hog", "lion tiger leopard cat kitten", "dog puppy wolf fox", "drone quadcopter", "sheep ram goat"))
 
 
+# Words that say nothing of what a thing is.
+_COMMON = frozenset({"a", "an", "the", "of", "in", "on", "at", "to", "by", "with", "and", "his", "her", "its", "from",
+                     "is", "are", "one", "thing", "object"}) | set(COLOURS)
+
+
 def same_kind(a: str, b: str) -> bool:
     """Whether two names may stand for the same sort of thing: a word in common, or words of one group."""
-    words, others = set(a.lower().split()), set(b.lower().split())
+    words, others = set(a.lower().split()) - _COMMON, set(b.lower().split()) - _COMMON
     return bool(words & others) or any(words & group and others & group for group in _KINDS)
 
 

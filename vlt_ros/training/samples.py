@@ -35,8 +35,10 @@ KINDS = ("still", "clip", "paste", "phrase", "photo")
 DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
 # What tells the candidates of a phrase scene apart; names need far more data than colours and places.
 PHRASE_SHARES = {"colour": 0.42, "position": 0.30, "name": 0.13, "both": 0.15}
-# Pairs whose search region shows another picture: a template alone must not promise a target either.
-ABSENT_PAIRS = 0.07
+# Pairs whose search region does not show the target: a template alone must not promise one either.
+ABSENT_PAIRS = 0.16
+# Share of those with another object in the target's place; something is nearly always there.
+REPLACED = 0.6
 PADDING = tuple(round(255 * value) for value in MEAN)
 PASTE_CANVAS = 420
 MAX_CLIP_GAP = 40
@@ -257,13 +259,36 @@ class SampleGenerator:
         columns = slice(max(x, 0), max(0, int(x + width)))
         search[rows, columns] = cv2.resize(self._background(rng, 64), (size, size))[rows, columns]
 
-    def _pair(self, template_image, template_box, search_image, search_box, text: str, kind: str, rng) -> Sample | None:
-        """Crop template (factor 2) and search region (about 4, off centre) as a tracker meets them."""
+    def _another(self, rng, name: str) -> tuple[np.ndarray, list[float]]:
+        """A picture and the box of an object in it that is nothing that ``name`` may stand for."""
+        while True:
+            if rng.random() < 0.5:
+                clip = self.library.clips[rng.integers(len(self.library.clips))]
+                frame = rng.integers(min(len(clip.frames), len(clip.boxes)))
+                what, box = clip.text, list(clip.boxes[frame])
+                image = self.library.image(clip.frames[frame])
+            else:
+                row = self._boxed(rng)
+                thing = row["objects"][rng.integers(len(row["objects"]))]
+                what, box, image = thing["name"], thing["box"], self.library.still(row)
+            if min(box[2:]) >= 6 and not same_kind(what, name):
+                return image, box
+
+    def _pair(self, template_image, template_box, search_image, search_box, text: str, kind: str, rng,
+              name: str = "") -> Sample | None:
+        """Crop template (factor 2) and search region (about 4, off centre) as a tracker meets them.
+
+        ``name``: what the target is, where that is known.
+        """
         x, y, w, h = template_box
         scale = math.sqrt(w * h)
         side = 2 * scale * math.exp(rng.normal(0, 0.06))
         cx, cy = x + w / 2 + rng.normal(0, 0.03) * scale, y + h / 2 + rng.normal(0, 0.03) * scale
         template = _window(template_image, cx - side / 2, cy - side / 2, side, self.template_size)
+        present = rng.random() >= ABSENT_PAIRS
+        replaced = not present and rng.random() < REPLACED
+        if replaced:
+            search_image, search_box = self._another(rng, name)
         x, y, w, h = search_box
         scale = math.sqrt(w * h)
         side = 4 * scale * math.exp(np.clip(rng.normal(0, 0.25), -0.5, 0.6))
@@ -275,15 +300,14 @@ class SampleGenerator:
         left, top = x + w / 2 - shift_x - side / 2, y + h / 2 - shift_y - side / 2
         around = self._background(rng) if rng.random() < 0.5 else None
         search = _window(search_image, left, top, side, self.search_size, around)
+        if not present and not replaced:
+            search = self._background(rng)
         left, top, side = int(round(left)), int(round(top)), max(2, int(round(side)))
         cx, cy, fw, fh = np.array([(x + w / 2 - left) / side, (y + h / 2 - top) / side, w / side, h / side],
                                   np.float32)
         box = _fractions(cx - fw / 2, cy - fh / 2, cx + fw / 2, cy + fh / 2)
         if min(box[2:]) < 0.02:
             return None
-        present = rng.random() >= ABSENT_PAIRS
-        if not present:
-            search = self._background(rng)
         template = self._photometric(template, rng, 0.7)
         search = self._photometric(search, rng)
         if present and rng.random() < 0.12:
@@ -328,7 +352,7 @@ class SampleGenerator:
             return None
         image = self.library.still(row)
         text = sentence(thing["name"], rng) if rng.random() < 0.5 else ""
-        return self._pair(image, thing["box"], image, thing["box"], text, "still", rng)
+        return self._pair(image, thing["box"], image, thing["box"], text, "still", rng, thing["name"])
 
     def _clip(self, rng) -> Sample | None:
         """Two frames of a clip, forwards or backwards in time: real motion."""
@@ -340,7 +364,7 @@ class SampleGenerator:
             return None
         return self._pair(self.library.image(clip.frames[first]), clip.boxes[first],
                           self.library.image(clip.frames[second]), clip.boxes[second],
-                          clip.text if rng.random() < 0.5 else "", "clip", rng)
+                          clip.text if rng.random() < 0.5 else "", "clip", rng, clip.text)
 
     def _cutout(self, index: int) -> np.ndarray:
         return self.library.image(self.library.cutouts[index].file)
@@ -422,7 +446,7 @@ class SampleGenerator:
         if template_box is None or search_box is None:
             return None
         text = sentence(name, rng) if rng.random() < 0.5 else ""
-        return self._pair(template_image, template_box, search_image, search_box, text, "paste", rng)
+        return self._pair(template_image, template_box, search_image, search_box, text, "paste", rng, name)
 
     # listening --------------------------------------------------------------------------------------------
     def _coloured(self, index: int, colour: str, rng) -> np.ndarray:
