@@ -20,6 +20,7 @@ from vlt_ros.training.datasets import READERS, DataSetError, part, read_datasets
 from vlt_ros.training.datasets.files import find_frames, read_boxes, read_labels, read_sentence
 from vlt_ros.training.datasets.pictures import read_references
 from vlt_ros.training.datasets.videos import LASOT_TEST
+from vlt_ros.training.library import PictureError
 from vlt_ros.training.samples import MAX_GAP, SampleGenerator
 from vlt_ros.training.trainer import Trainer, TrainingConfig, TrainingError, read_config
 
@@ -560,6 +561,9 @@ def test_a_broken_picture_is_counted_and_survived(long_lasot, tmp_path, caplog):
     assert 2 <= len(maker.library.unreadable) <= 4
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1 and messages[0].startswith("1 pictures cannot be read and are left out so far; the last:")
+    for t in range(0, 12, 3):       # OpenCV alone would read the third, with grey for what is cut off
+        with pytest.raises(PictureError, match=f"{t + 1:08d}.jpg cannot be read"):
+            maker.library.image(tmp_path / "dog" / "dog-2" / "img" / f"{t + 1:08d}.jpg")
     same = [np.array_equal(a.search, b.search) for a, b in zip(whole, again, strict=True)]
     assert 0 < sum(same) < 30           # samples of sound pictures alone are as before
     other = generator(read_datasets({"lasot": tmp_path}), mix={"clip": 1.0})
