@@ -561,7 +561,7 @@ def test_a_broken_picture_is_counted_and_survived(long_lasot, tmp_path, caplog):
     assert 2 <= len(maker.library.unreadable) <= 4
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1 and messages[0].startswith("1 pictures cannot be read and are left out so far; the last:")
-    for t in range(0, 12, 3):       # OpenCV alone would read the third, with grey for what is cut off
+    for t in range(0, 12, 3):       # older OpenCVs read the third, with grey for what is cut off
         with pytest.raises(PictureError, match=f"{t + 1:08d}.jpg cannot be read"):
             maker.library.image(tmp_path / "dog" / "dog-2" / "img" / f"{t + 1:08d}.jpg")
     same = [np.array_equal(a.search, b.search) for a, b in zip(whole, again, strict=True)]
