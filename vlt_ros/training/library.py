@@ -98,7 +98,7 @@ class Library:
 
 
 def _read(path: str) -> np.ndarray | None:
-    """The picture, None when it is missing, broken, or a JPEG that was cut short (older OpenCVs fill such with grey)."""
+    """The picture; None when it is missing, broken, or a JPEG cut short (older OpenCVs fill such with grey)."""
     try:
         code = np.fromfile(path, np.uint8)
     except OSError:
