@@ -11,6 +11,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import torch
@@ -40,7 +41,10 @@ class TrainingConfig:
     """What a run does. Every field may stand in the YAML file; unknown ones are refused.
 
     model: configuration name. start: 'dinov2', 'random', or a weights file to go on from.
-    data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets).
+    data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets); either may be
+    left out where datasets are given.
+    datasets: folder of each data set, by the names of training.datasets. dataset_shares: their shares of the samples
+    (that of ``data`` under this name), None for the square roots of their sizes.
     mix, phrase_shares: share of each kind of sample and of phrase scene, None for the generator's own.
     steps, batch_size, seed: length and order. loaders: processes that make samples.
     lr_new, lr_pretrained: AdamW's rates for new parts and for layers that start pretrained; weight_decay.
@@ -53,8 +57,10 @@ class TrainingConfig:
 
     model: str = "pjvlt_s"
     start: str = "dinov2"
-    data: str = "../shared/data"
-    assets: str = "build/assets"
+    data: str | None = None
+    assets: str | None = None
+    datasets: dict[str, str] | None = None
+    dataset_shares: dict[str, float] | None = None
     mix: dict[str, float] | None = None
     phrase_shares: dict[str, float] | None = None
     steps: int = 2000
@@ -87,6 +93,17 @@ class TrainingConfig:
         if not 0 <= self.ema < 1 or not 0 <= self.decay_from <= 1:
             raise TrainingError(f"ema must be in [0, 1), not {self.ema}, "
                                 f"and decay_from in [0, 1], not {self.decay_from}")
+        for name, kind, words in (("data", str, "a folder"), ("assets", str, "a folder"),
+                                  ("datasets", dict, "names with folders"),
+                                  ("dataset_shares", dict, "names with numbers")):
+            if not isinstance(getattr(self, name), (kind, NoneType)):
+                raise TrainingError(f"{name} must be {words}, not {getattr(self, name)!r}")
+        for name, root in (self.datasets or {}).items():
+            if not isinstance(root, str):
+                raise TrainingError(f"datasets: {name} must be a folder, not {root!r}")
+        for name, share in (self.dataset_shares or {}).items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise TrainingError(f"dataset_shares: {name} must be at least 0, not {share!r}")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"precision {self.precision!r} is not bf16 or fp32")
 
@@ -219,6 +236,7 @@ class Trainer:
     """One run: build, or restore from ``out/checkpoint.pt``, then :meth:`run`."""
 
     def __init__(self, config: TrainingConfig, out: Path) -> None:
+        from vlt_ros.training.datasets import read_datasets
         from vlt_ros.training.samples import SampleGenerator
 
         self.config, self.out = config, out
@@ -242,10 +260,12 @@ class Trainer:
         self.step = 0
         sizes = self.network.config
         try:
+            datasets = read_datasets(config.datasets or {})
             self.generator, self.heldout = (
                 SampleGenerator(config.data, config.assets, template_size=sizes.template_size,
                                 search_size=sizes.search_size, seed=config.seed, split=split, mix=config.mix,
-                                phrase_shares=config.phrase_shares)
+                                phrase_shares=config.phrase_shares, datasets=datasets,
+                                dataset_shares=config.dataset_shares)
                 for split in ("train", "heldout"))
         except (FileNotFoundError, ValueError) as error:
             raise TrainingError(str(error)) from error
@@ -394,13 +414,15 @@ class Trainer:
         return path
 
 
-def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Path:
+def train(config_path: str | Path, out: str | Path, resume: bool = False,
+          datasets: dict[str, str] | None = None) -> Path:
     """Train as a YAML file says.
 
     Args:
         config_path: see :class:`TrainingConfig`. out: folder for checkpoint, log, TensorBoard and weights.
         resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights
             are written again).
+        datasets: folders of data sets, by name, in place of or besides those of the YAML file.
 
     Returns:
         the weights file.
@@ -409,7 +431,10 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
         TrainingError: bad configuration, missing data, a run already there, or a loss that is not finite.
     """
     out = Path(out)
-    trainer = Trainer(read_config(config_path), out)
+    config = read_config(config_path)
+    if datasets:
+        config = dataclasses.replace(config, datasets={**(config.datasets or {}), **datasets})
+    trainer = Trainer(config, out)
     if resume:
         if not trainer.checkpoint.is_file():
             raise TrainingError(f"nothing to resume: {trainer.checkpoint} is missing")
