@@ -9,6 +9,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+import pytest
+
 
 def _free_domain() -> int:
     """A ROS 2 domain whose discovery port nobody on this machine listens on."""
@@ -39,3 +41,16 @@ os.environ.update(
     }
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A weights file of a real network with random numbers in it, small enough to run in milliseconds."""
+    import torch
+
+    from vlt_ros.networks import CONFIGS, PJVLT, save_network
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(PJVLT(CONFIGS["pjvlt_tiny"]), path)
+    return path

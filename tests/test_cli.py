@@ -23,18 +23,6 @@ def write_images(folder, frames=5):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    import torch
-
-    from vlt_ros.networks import CONFIGS, PJVLT, save_network
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(PJVLT(CONFIGS["pjvlt_tiny"]), path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("source") / "img")
 

@@ -29,18 +29,6 @@ def load(name):
 make_bag, demo = load("make_bag"), load("run")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    import torch
-
-    from vlt_ros.networks import CONFIGS, PJVLT, save_network
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(PJVLT(CONFIGS["pjvlt_tiny"]), path)
-    return path
-
-
 @pytest.fixture
 def short_bag(tmp_path):
     """Ten frames of the demo's bag, written by the demo's own writer."""
@@ -118,6 +106,7 @@ def test_demo_fails_in_one_line_and_leaves_no_node(weights, short_bag, tmp_path,
 
 def test_sigterm_stops_the_node_too(weights, tmp_path):
     pytest.importorskip("rclpy")
+    weights = shutil.copy(weights, tmp_path)        # a path of this test alone
     log = tmp_path / "out" / "node.log"
     command = [sys.executable, str(ROOT / "demo" / "run.py"), "--weights", str(weights), "--device", "cpu",
                "--out", str(log.parent)]

@@ -62,6 +62,16 @@ class _Box(click.ParamType):
         return numbers
 
 
+class _NamedFolder(click.ParamType):
+    name = "NAME=FOLDER"
+
+    def convert(self, value, param, ctx):
+        name, equals, folder = value.partition("=")
+        if not name or not equals or not folder:
+            self.fail(f"{value!r} is not NAME=FOLDER, as in lasot=/data/LaSOT", param, ctx)
+        return name, folder
+
+
 def _network_options(command):
     for option in (
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
@@ -199,13 +209,15 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, asset
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for checkpoints and weights; without it, out/train/ and CONFIG's name.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in that folder.")
-def train(config: Path, out: Path | None, resume: bool) -> None:
+@click.option("--data", "datasets", type=_NamedFolder(), multiple=True,
+              help="Folder of a data set (lasot, got10k, coco, ...), before the one that CONFIG names; repeatable.")
+def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[str, str], ...]) -> None:
     """Train a network as the YAML file CONFIG says."""
     if not config.is_file():
         raise click.UsageError(f"{config} is not a file: give the YAML file of a training run")
     from vlt_ros.training.trainer import train as run
 
-    run(config, out or Path("out/train") / config.stem, resume)
+    run(config, out or Path("out/train") / config.stem, resume, dict(datasets))
 
 
 if __name__ == "__main__":

@@ -43,16 +43,3 @@ def sequences(tmp_path_factory):
     _write_sequence(root / "alpha", frames=12)
     _write_sequence(root / "beta", frames=5, text="the other thing", video=True, separator="\t")
     return root
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    """A weights file of the tiny network with random numbers in it."""
-    import torch
-
-    from vlt_ros.networks import CONFIGS, PJVLT, save_network
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(PJVLT(CONFIGS["pjvlt_tiny"]), path)
-    return path

@@ -9,19 +9,6 @@ NAMESPACE = "/vlt_test"
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory):
-    """A real network with random weights, small enough to run in milliseconds."""
-    import torch
-
-    from vlt_ros.networks import CONFIGS, PJVLT, save_network
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(PJVLT(CONFIGS["pjvlt_tiny"]), path)
-    return path
-
-
-@pytest.fixture(scope="session")
 def ros():
     """rclpy, initialised once."""
     import rclpy
@@ -32,14 +19,14 @@ def ros():
 
 
 @pytest.fixture(scope="session")
-def session(ros, tiny_weights, tmp_path_factory):
+def session(ros, weights, tmp_path_factory):
     """The shared node process and robot."""
     from harness import NodeProcess, Robot
 
     process = NodeProcess(
         NAMESPACE,
         tmp_path_factory.mktemp("node") / "log.txt",
-        weights=tiny_weights,
+        weights=weights,
         **{f"qos_overrides.{NAMESPACE}/image/compressed.subscription.reliability": "reliable"},
     )
     robot = Robot(NAMESPACE)
@@ -60,14 +47,14 @@ def process(session):
 
 
 @pytest.fixture
-def robot(session, tiny_weights):
+def robot(session, weights):
     """The robot before a node that is active, idle, and trusts every answer of its random network."""
     from vlt_ros.msg import Target
 
     process, robot = session
     assert process.alive, process.output()
     fresh = {
-        "weights": str(tiny_weights),
+        "weights": str(weights),
         "weights_sha256": "",
         "image_transport": "raw",
         "initial_command": "",

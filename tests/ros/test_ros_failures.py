@@ -22,14 +22,14 @@ NAMESPACE = "/failing"
 
 
 @pytest.fixture
-def pair(ros, tiny_weights):
+def pair(ros, weights):
     """The node, active, and a robot that saw it follow a box."""
     from vlt_ros.ros.node import VltTracker
 
     node = VltTracker(
         namespace=NAMESPACE,
         parameter_overrides=[
-            Parameter("weights", value=str(tiny_weights)),
+            Parameter("weights", value=str(weights)),
             Parameter("track_threshold", value=0.0),
             Parameter("lost_threshold", value=0.0),
         ],

@@ -301,9 +301,9 @@ def test_lifecycle_twice_in_a_row(robot):
 
 
 def test_missing_and_damaged_weights_leave_the_node_unconfigured_alive_and_saying_why(
-    robot, process, tmp_path, tiny_weights
+    robot, process, tmp_path, weights
 ):
-    whole = tiny_weights.read_bytes()
+    whole = weights.read_bytes()
     truncated, garbage = tmp_path / "truncated.safetensors", tmp_path / "garbage.safetensors"
     truncated.write_bytes(whole[: len(whole) // 2])
     garbage.write_bytes(b"\x80\x04\x95not safetensors at all")
@@ -312,7 +312,7 @@ def test_missing_and_damaged_weights_leave_the_node_unconfigured_alive_and_sayin
         ({"weights": "/nowhere/w.safetensors"}, "/nowhere/w.safetensors"),
         ({"weights": str(truncated)}, "truncated.safetensors"),
         ({"weights": str(garbage)}, "garbage.safetensors"),
-        ({"weights": str(tiny_weights), "weights_sha256": "0" * 64}, "SHA-256"),
+        ({"weights": str(weights), "weights_sha256": "0" * 64}, "SHA-256"),
         ({"weights_sha256": "", "device": "cuda:77"}, "cuda:77"),
     ]
     for parameters, part in cases:

@@ -6,7 +6,7 @@ import pytest
 from vlt_ros.networks import CONFIGS
 from vlt_ros.tracker.geometry import overlap, whole_frame, window_around
 from vlt_ros.tracker.look import Looker
-from vlt_ros.tracker.search import AppearanceSearch, TextSearch, search_levels
+from vlt_ros.tracker.search import AppearanceSearch, TextSearch, needed, search_levels
 
 SIZES = sorted({config.search_size for name, config in CONFIGS.items() if name != "pjvlt_tiny"})
 
@@ -64,6 +64,23 @@ def test_sweep_looks_at_every_window_of_every_level_once_and_starts_again(networ
         assert len(windows) == network.looks == turn + 1            # one look a frame
         assert search.confidence == pytest.approx(network.doubt)
     assert windows == 2 * every
+
+
+def test_more_windows_need_a_surer_find():
+    assert needed(0.0, 35) == 0                             # "trust everything" stays that
+    assert 0.45 < needed(0.45, 1) < needed(0.45, 6) < needed(0.45, 35) < 0.7
+    assert all(needed(t, n) < 1 for t in (0.8, 0.9, 0.99) for n in (1, 6, 35, 1000))
+
+
+def test_flimsy_find_in_one_of_many_windows_is_no_target(network, scene):
+    """What would do in the whole frame does not in a tile."""
+    search = TextSearch(Looker(network), "red")
+    network.confidence = 0.52
+    for frame in range(60):
+        image = scene(size=(640, 480), red=(300, 200, 40, 40) if frame % 42 else (0, 0, 0, 0))
+        assert search.step(image, 0.5) is None
+    network.confidence = 0.9
+    assert any(search.step(scene(size=(640, 480), red=(300, 200, 40, 40)), 0.5) for _ in range(60))
 
 
 def test_found_box_must_be_seen_twice(network, scene):

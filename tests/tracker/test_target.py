@@ -14,19 +14,19 @@ def test_states_have_the_messages_numbers():
 
 def test_defaults():
     settings = TrackerSettings()
-    assert (settings.track_threshold, settings.lost_threshold, settings.lost_after_s) == (0.5, 0.25, 1.0)
+    assert (settings.track_threshold, settings.lost_threshold, settings.lost_after_s) == (0.45, 0.35, 1.0)
     assert settings.reacquire is True and settings.search_interval_frames == 1
 
 
 @pytest.mark.parametrize("changes", [
     {"track_threshold": 0, "lost_threshold": 0}, {"track_threshold": 1, "lost_threshold": 1},
-    {"lost_after_s": 0}, {"lost_after_s": 1e6}, {"search_interval_frames": 100}, {"track_threshold": 0.25}])
+    {"lost_after_s": 0}, {"lost_after_s": 1e6}, {"search_interval_frames": 100}, {"track_threshold": 0.35}])
 def test_settings_within_their_ranges(changes):
     assert dataclasses.replace(TrackerSettings(), **changes)
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"track_threshold": 1.1}, "1.1"), ({"lost_threshold": -0.1}, "-0.1"), ({"track_threshold": 0.2}, "0.25"),
+    ({"track_threshold": 1.1}, "1.1"), ({"lost_threshold": -0.1}, "-0.1"), ({"track_threshold": 0.2}, "0.35"),
     ({"track_threshold": math.nan}, "nan"), ({"lost_threshold": math.nan}, "nan"),
     ({"lost_after_s": -1}, "-1"), ({"lost_after_s": math.nan}, "nan"), ({"lost_after_s": math.inf}, "inf"),
     ({"search_interval_frames": 0}, "0"), ({"search_interval_frames": -3}, "-3")])

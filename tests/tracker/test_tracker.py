@@ -8,6 +8,7 @@ import pytest
 
 from vlt_ros.tracker import CommandError, Following, State, Target, Tracker, TrackerSettings
 from vlt_ros.tracker.geometry import overlap
+from vlt_ros.tracker.look import Looker
 
 RED, BLUE = (100, 80, 40, 30), (220, 150, 40, 30)
 
@@ -160,7 +161,8 @@ def test_box_does_not_move_on_a_low_score(tracker, network, scene):
 
 @pytest.mark.parametrize("value, state", [
     (0.5, State.TRACKING), (0.49, State.UNCERTAIN), (0.25, State.UNCERTAIN)])
-def test_thresholds_belong_to_the_upper_side(value, state, tracker, network, scene):
+def test_thresholds_belong_to_the_upper_side(value, state, network, scene):
+    tracker = Tracker(network, TrackerSettings(track_threshold=0.5, lost_threshold=0.25))
     tracker.start(image=scene(red=RED), box=RED, stamp=0.0)
     network.confidence = value
     target = tracker.track(scene(red=RED), 9.0)
@@ -565,3 +567,24 @@ def test_half_precision_tracks(precision, tmp_path):
     assert all(tracker.track(frame).state is State.TRACKING for _ in range(5))
     tracker.start("the red mug")
     assert tracker.track(frame).state is State.SEARCHING
+
+
+def test_search_region_grows_while_the_target_is_not_seen_and_shrinks_when_it_is_back(network, scene, monkeypatch):
+    """A target that jumps out of its region is met again without a search of the whole frame."""
+    sides, look = [], Looker.look
+
+    def spy(self, image, window, *rest):
+        sides.append(window.side)
+        return look(self, image, window, *rest)
+
+    monkeypatch.setattr(Looker, "look", spy)
+    tracker = Tracker(network, TrackerSettings(lost_after_s=10))
+    tracker.start("red", scene(red=(100, 100, 30, 30)), (100, 100, 30, 30))
+    assert tracker.track(scene(red=(101, 100, 30, 30))).state is State.TRACKING
+    for _ in range(5):
+        assert tracker.track(scene()).box == tracker.target.box
+    assert max(sides[:2]) < 125 and sides[2] == pytest.approx(150, abs=3)
+    assert sides[4] == sides[5] == pytest.approx(210, abs=4)            # no further: training saw no smaller targets
+    assert tracker.track(scene(red=(185, 100, 30, 30))).state is State.TRACKING
+    tracker.track(scene(red=(185, 100, 30, 30)))
+    assert sides[-1] < 140

@@ -21,6 +21,7 @@ PAPER = Path(__file__).resolve().parents[2] / "config" / "train_pjvlt_b.yaml"
 def test_the_papers_hyper_parameters():
     config = read_config(PAPER)
     assert config.batch_size == 128 and config.steps * config.batch_size == 300 * 60_000
+    assert set(config.datasets) == {"lasot", "got10k", "trackingnet", "coco"}
     epoch = config.steps // 300
     factors = [learning_rate_factor(step, config) for step in (0, 239 * epoch, 240 * epoch + 240, config.steps - 1)]
     assert factors == [1.0, 1.0, 0.1, 0.1]
@@ -54,9 +55,9 @@ def test_it_starts_from_files(tmp_path, monkeypatch):
     save_file({f"bert.{name}": tensor for name, tensor in text.items()}, tmp_path / "bert" / "model.safetensors")
     data, assets = write_tree(tmp_path)
     fields = yaml.safe_load(PAPER.read_text()) | {
-        "data": str(data), "assets": str(assets), "start_vision": str(tmp_path / "mae.pth"),
-        "start_text": str(tmp_path / "bert"), "steps": 2, "batch_size": 4, "loaders": 0, "validation_samples": 2,
-        "device": "cpu"}
+        "data": str(data), "assets": str(assets), "datasets": None, "dataset_shares": None,
+        "start_vision": str(tmp_path / "mae.pth"), "start_text": str(tmp_path / "bert"), "steps": 2, "batch_size": 4,
+        "loaders": 0, "validation_samples": 2, "device": "cpu"}
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(fields))
     started = Trainer(read_config(path), tmp_path / "unused").network.state_dict()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vlt_ros.training.assets import AssetsError, emoji_name, make_assets, trim
-from vlt_ros.training.library import HELDOUT_OBJECTS, HELDOUT_STILLS, Library, is_heldout
+from vlt_ros.training.datasets.given import HELDOUT_STILLS
+from vlt_ros.training.library import HELDOUT_OBJECTS, Library, is_heldout
 from vlt_ros.training.phrases import (
     COLOURS,
     alike,
@@ -137,11 +138,12 @@ def test_candidates_have_two_different_true_phrases(folders, by):
 
 def test_the_splits_share_nothing(folders):
     train, heldout = Library(*folders, "train"), Library(*folders, "heldout")
-    for part in ("boxed", "plain"):
-        files = [{row["file"] for row in getattr(library, part)} for library in (train, heldout)]
-        assert not files[0] & files[1]
+    files = [{picture.file for dataset in library.pictures for picture in dataset.pictures}
+             | {picture.file for _, picture in library.plain} for library in (train, heldout)]
+    assert len(files[0]) > 90 and files[1] and not files[0] & files[1]
     assert not {c.file for c in train.cutouts} & {c.file for c in heldout.cutouts} and heldout.cutouts
-    assert [c.name for c in train.clips] == ["clip_a"] and [c.name for c in heldout.clips] == ["davis16_goat"]
+    clips = [[video.name for dataset in library.videos for video in dataset.videos] for library in (train, heldout)]
+    assert clips == [["clip_a"], ["davis16_goat"]]
     share = np.mean([is_heldout(f"name {i}", HELDOUT_STILLS) for i in range(4000)])
     assert abs(share - HELDOUT_STILLS) < 0.02 < HELDOUT_OBJECTS
 
@@ -161,6 +163,8 @@ def test_mirroring_swaps_left_and_right():
     assert mirror("the leftmost mug on the right") == "the rightmost mug on the left"
     assert mirror(mirror("left right upright bright")) == "left right upright bright"
     assert mirror("Left mug") == "Right mug"
+    assert mirror("guy on left, facing right.") == "guy on right, facing left."
+    assert mirror("LEFT-most left-hand lefty") == "Right-most right-hand righty"
 
 
 @pytest.mark.parametrize("colour", COLOURS)

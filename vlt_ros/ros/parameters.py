@@ -37,9 +37,9 @@ class Parameters:
         False, "Free the CUDA memory while inactive; the next activation takes longer", runtime=True)
     max_command_length: int = _parameter(256, "Longest accepted phrase [characters]",
                                          low=1, high=MAX_COMMAND_LENGTH)
-    track_threshold: float = _parameter(0.5, "Confidence from which the box is trusted (TRACKING)",
+    track_threshold: float = _parameter(0.45, "Confidence from which the box is trusted (TRACKING)",
                                         runtime=True, low=0.0, high=1.0)
-    lost_threshold: float = _parameter(0.25, "Confidence below which the target counts as not seen; at most "
+    lost_threshold: float = _parameter(0.35, "Confidence below which the target counts as not seen; at most "
                                        "track_threshold", runtime=True, low=0.0, high=1.0)
     lost_after_s: float = _parameter(1.0, "Time unseen after which the target is LOST [s]",
                                      runtime=True, low=0.0, high=3600.0)

@@ -25,6 +25,15 @@ MIN_TILE = 0.6
 CANDIDATES = 2
 
 
+def needed(threshold: float, windows: int) -> float:
+    """Confidence that a find among so many windows must have, for a tracking threshold in [0, 1].
+
+    Words alone know less than words and a template, and every further window is a further chance of a false alarm:
+    a tenth more for one window, half more for the 35 of a quarter's tiles; never more than half way to 1.
+    """
+    return min(1.1 * threshold * windows**0.08, (1 + threshold) / 2)
+
+
 def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:
     """Windows for a search by text: the whole frame, then tiles of a half, then of a quarter of its longer side.
 
@@ -40,7 +49,10 @@ def search_levels(width: int, height: int, input_size: int) -> list[list[Window]
 
 
 class TextSearch:
-    """Search by text: what a level's best windows show in two frames more is the target."""
+    """Search by text: what a level's best windows show in two frames more is the target.
+
+    Thresholds are tracking's; how sure a find must be follows from them, see :func:`needed`.
+    """
 
     def __init__(self, looker: Looker, words) -> None:
         self.looker, self.words, self.blank = looker, words, looker.blank()
@@ -67,22 +79,23 @@ class TextSearch:
                 promising = []
                 for window in windows:
                     sighting = self._look(image, window)
-                    if sighting.reaches(threshold):
+                    if sighting.reaches(needed(threshold, len(windows))):
                         promising.append((sighting.confidence, window))
                     image, threshold = yield None
                 # A level takes many frames, in which a target moves on: its windows are looked at anew.
                 for _, window in sorted(promising, reverse=True)[:CANDIDATES]:
                     first = self._look(image, window)
                     image, threshold = yield None
-                    if not first.reaches(threshold):
+                    if not first.reaches(needed(threshold, 1)):
                         continue
                     # A closer look gives a better box, and the words often match better; but "the left one" is
                     # central in it, so where it disagrees the wide view decides.
                     closer = window_around(first.box, 4.0)
                     for again in ([closer] if closer.side < 0.7 * window.side else []) + [window]:
                         second = self._look(image, again)
-                        agrees = second.reaches(threshold) and overlap(second.box, first.box) >= CONFIRM_OVERLAP
-                        image, threshold = yield second if agrees else None
+                        agrees = overlap(second.box, first.box) >= CONFIRM_OVERLAP
+                        sure = second.reaches(needed(threshold, 1))
+                        image, threshold = yield second if agrees and sure else None
 
 
 class AppearanceSearch:

@@ -61,8 +61,8 @@ class TrackerSettings:
     search_interval_frames: while searching, run the network on every n-th frame only.
     """
 
-    track_threshold: float = 0.5
-    lost_threshold: float = 0.25
+    track_threshold: float = 0.45
+    lost_threshold: float = 0.35
     lost_after_s: float = 1.0
     reacquire: bool = True
     search_interval_frames: int = 1

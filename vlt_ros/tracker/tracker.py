@@ -16,6 +16,8 @@ from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 
 FRAME_INTERVAL_S = 1 / 30
+# The search region's largest growth: training saw targets as small in it.
+MAX_GROWTH = 1.75
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Following:
     search_factor: side of the search region over the target's size sqrt(w h).
     centre_weight: share of the Hann window in the score that picks the cell.
     size_smoothing: share of the new size in the next one, from a confidence of 0.5 on.
+    search_growth: factor on the search region's side for every frame in a row without the target.
     """
 
     search_factor: float = 4.0
     centre_weight: float = 0.3
     size_smoothing: float = 0.35
+    search_growth: float = 1.25
 
 
 def check_image(image: np.ndarray) -> None:
@@ -79,6 +83,7 @@ class Tracker:
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
         self._below_since: float | None = None
+        self._misses = 0
         self._clock = 0.0
         self._frames_searched = 0
 
@@ -183,7 +188,7 @@ class Tracker:
 
     def _adopt(self, template, box: Box) -> None:
         self._template = template
-        self._box, self._search, self._below_since = box, None, None
+        self._box, self._search, self._below_since, self._misses = box, None, None, 0
 
     def _searched(self, image: np.ndarray, now: float) -> Target:
         """A frame in SEARCHING or LOST."""
@@ -201,17 +206,20 @@ class Tracker:
         if isinstance(self._search, TextSearch):
             self._adopt(self._looker.template(image, box), box)
         else:
-            self._box, self._search, self._below_since = box, None, None
+            self._adopt(self._template, box)
         return Target(State.TRACKING, box, sighting.confidence, old.target_id, old.text, now)
 
     def _followed(self, image: np.ndarray, now: float) -> Target:
         """A frame in TRACKING or UNCERTAIN."""
         old, settings = self._target, self.settings
         height, width = image.shape[:2]
-        window = window_around(self._box, self.following.search_factor)
-        sighting = self._looker.look(image, window, self._template, self._words, self.following.centre_weight)
+        following = self.following
+        growth = min(following.search_growth**self._misses, MAX_GROWTH)
+        window = window_around(self._box, following.search_factor * growth)
+        sighting = self._looker.look(image, window, self._template, self._words, following.centre_weight / growth)
         confidence = sighting.confidence
         if not sighting.reaches(settings.lost_threshold):
+            self._misses += 1
             if self._below_since is None:
                 self._below_since = now
             if now - self._below_since >= settings.lost_after_s:
@@ -219,7 +227,7 @@ class Tracker:
                 self._frames_searched = 0
                 return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
-        self._below_since = None
+        self._below_since, self._misses = None, 0
         self._box = clip(self._smooth(sighting.box, confidence), width, height, min(10, width, height))
         state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
         return Target(state, self._box, confidence, old.target_id, old.text, now)

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures that samples are made of, split once and for all into training and held-out parts."""
+"""The pictures that samples are made of: data sets, cut-outs and backgrounds of one split."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from vlt_ros.training.datasets import DataSet, is_heldout, part, stills_and_clips
 from vlt_ros.training.phrases import PEOPLE
 
-# Clips kept out of training, to choose inference settings on.
-HELDOUT_CLIPS = frozenset({"davis16_goat", "davis16_scooter-black", "davis16_parkour", "otb_Woman", "otb_Car1",
-                           "davis16_car-shadow"})
-HELDOUT_STILLS, HELDOUT_OBJECTS = 0.10, 0.12
+log = logging.getLogger(__name__)
+
+HELDOUT_OBJECTS = 0.12
+_JPEG_END = b"\xff\xd9"
 
 
-def is_heldout(name: str, share: float) -> bool:
-    """Whether a file of this name belongs to the held-out part: fixed by the name alone."""
-    return int(hashlib.md5(name.encode()).hexdigest(), 16) % 1000 < share * 1000
+class PictureError(OSError):
+    """A picture file is missing, broken or cut short."""
 
 
 @dataclass(frozen=True)
@@ -38,73 +39,81 @@ class Cutout:
         return self.real and self.name in PEOPLE
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Frames in order, boxes (T, 4) x, y, w, h in pixels, the target's sentence."""
-
-    name: str
-    frames: list[Path]
-    boxes: np.ndarray
-    text: str
-
-
 class Library:
-    """Stills, clips, cut-outs and backgrounds of one split; decoded pictures stay in memory.
+    """Data sets, cut-outs and backgrounds of one split.
 
     Args:
-        data: folder with stills.json, stills/ and videos/. assets: folder made by training.assets.
-        split: 'train' or 'heldout'.
+        data: folder of stills and clips, or None. assets: folder made by training.assets, or None.
+        split: 'train' or 'heldout'. datasets: others, whole; the split's part is taken here.
+
+    Attributes:
+        pictures, videos: the data sets that have such. plain: (data set, picture) without boxes.
+        unreadable: how often each broken picture was met.
 
     Raises:
         FileNotFoundError: a folder or file is missing; the message names it.
     """
 
-    def __init__(self, data: str | Path, assets: str | Path, split: str) -> None:
-        data, assets, heldout = Path(data), Path(assets), split == "heldout"
-        for needed, remedy in ((data / "stills.json", "give the folder of stills and clips as data"),
-                               (data / "videos", "give the folder of stills and clips as data"),
-                               (assets / "emoji", "run 'make assets'"), (assets / "cutouts", "run 'make assets'")):
-            if not needed.exists():
-                raise FileNotFoundError(f"{needed} is missing: {remedy}")
-        self._folder = data / "stills"
+    def __init__(self, data: str | Path | None, assets: str | Path | None, split: str,
+                 datasets: Sequence[DataSet] = ()) -> None:
+        sets = stills_and_clips(data, split) if data is not None else []
+        sets += [part(dataset, split) for dataset in datasets]
+        self.pictures = [dataset for dataset in sets if dataset.pictures]
+        self.videos = [dataset for dataset in sets if dataset.videos]
+        self.plain = [(dataset, picture) for dataset in sets for picture in dataset.plain]
+        self.cutouts: list[Cutout] = []
+        self.backgrounds: list[Path] = []
+        if assets is not None:
+            assets = Path(assets)
+            for needed in (assets / "emoji", assets / "cutouts"):
+                if not needed.exists():
+                    raise FileNotFoundError(f"{needed} is missing: run 'make assets'")
+            self.cutouts = [Cutout(file.stem.split("__")[0].replace("_", " "), file, real)
+                            for folder, real in (("emoji", False), ("cutouts", True))
+                            for file in sorted((assets / folder).glob("*.webp"))
+                            if is_heldout(file.stem, HELDOUT_OBJECTS) == (split == "heldout")]
+            self.backgrounds = sorted((assets / "backgrounds").glob("*.jpg"))
+        self.unreadable: Counter[str] = Counter()
         self._cache: dict[str, np.ndarray] = {}
-        with open(data / "stills.json") as file:
-            rows = [row for row in json.load(file) if is_heldout(row["file"], HELDOUT_STILLS) == heldout]
-        self.boxed = [row for row in rows if row.get("objects")]
-        self.plain = [row for row in rows if not row.get("objects")]
-        self.sources: dict[str, list[int]] = {}
-        for index, row in enumerate(self.boxed):
-            self.sources.setdefault(row["source"], []).append(index)
-        self.clips = []
-        for folder in sorted((data / "videos").iterdir()):
-            if (folder.name in HELDOUT_CLIPS) == heldout:
-                frames = sorted((folder / "img").iterdir())
-                boxes = np.loadtxt(folder / "groundtruth.txt", delimiter=",", ndmin=2)
-                text = (folder / "language.txt").read_text().strip().split("\n")[0]
-                self.clips.append(Clip(folder.name, frames, boxes, text))
-        self.cutouts = [Cutout(file.stem.split("__")[0].replace("_", " "), file, real)
-                        for part, real in (("emoji", False), ("cutouts", True))
-                        for file in sorted((assets / part).glob("*.webp"))
-                        if is_heldout(file.stem, HELDOUT_OBJECTS) == heldout]
-        self.backgrounds = sorted((assets / "backgrounds").glob("*.jpg"))
 
-    def image(self, path: Path) -> np.ndarray:
-        """A picture as RGB or RGBA uint8.
+    def image(self, path: str | Path, keep: bool = True) -> np.ndarray:
+        """A picture as RGB or RGBA uint8; ``keep``: decoded it stays in memory.
 
         Raises:
-            OSError: it cannot be read.
+            PictureError: it cannot be read; counted in ``unreadable`` and said in the log now and then.
         """
         key = str(path)
-        if key not in self._cache:
-            image = cv2.imread(key, cv2.IMREAD_UNCHANGED)
-            if image is None:
-                raise OSError(f"picture {path} cannot be read")
-            if image.ndim == 2:
-                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-            self._cache[key] = (cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA) if image.shape[2] == 4
-                                else np.ascontiguousarray(image[..., ::-1]))
-        return self._cache[key]
+        if key in self._cache:
+            return self._cache[key]
+        image = _read(key)
+        if image is None:
+            self.unreadable[key] += 1
+            count = len(self.unreadable)
+            if self.unreadable[key] == 1 and count in (1, 10, 100, 1000, 10_000, 100_000):
+                log.warning("%d pictures cannot be read and are left out so far; the last: %s", count, key)
+            raise PictureError(f"picture {path} cannot be read")
+        if keep:
+            self._cache[key] = image
+        return image
 
-    def still(self, row: dict) -> np.ndarray:
-        """The picture of a row of stills.json, RGB uint8."""
-        return self.image(self._folder / row["file"])
+
+def _read(path: str) -> np.ndarray | None:
+    """The picture; None when it is missing, broken, or a JPEG cut short (older OpenCVs fill such with grey)."""
+    try:
+        code = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    if not code.size or (path.lower().endswith((".jpg", ".jpeg")) and _JPEG_END not in code[-4096:].tobytes()):
+        return None
+    try:
+        image = cv2.imdecode(code, cv2.IMREAD_UNCHANGED)
+        if image is not None and image.dtype != np.uint8:
+            image = cv2.imdecode(code, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:       # sizes that cannot be
+        return None
+    if image is None:
+        return None
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return (cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA) if image.shape[2] == 4
+            else np.ascontiguousarray(image[..., ::-1]))

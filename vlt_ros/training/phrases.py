@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 
@@ -21,7 +23,11 @@ PEOPLE = frozenset({"person", "american football player", "man", "woman"})
 # Hue ranges in degrees in which a saturated pixel is called by a name without doubt.
 _HUE_RANGES = (("red", -14, 12), ("orange", 17, 36), ("yellow", 44, 66), ("green", 80, 155), ("cyan", 172, 195),
                ("blue", 203, 252), ("purple", 262, 295), ("pink", 308, 338))
-_MIRRORED = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+_SIDES = re.compile(r"\b(left|right)(most|hand|side|wards?|y)?\b", re.IGNORECASE)
+# Words that say nothing of what a thing is.
+_FILLERS = frozenset(("a", "an", "and", "are", "at", "by", "from", "her", "his", "in", "into", "is", "it", "its",
+                      "object", "of", "off", "on", "one", "or", "over", "that", "the", "their", "thing", "to", "which",
+                      "who", "with"))
 
 # Names that may mean the same thing; a name is never called absent, or another's, beside one of its group.
 _KINDS = tuple(frozenset(group.split()) for group in (
@@ -33,9 +39,14 @@ _KINDS = tuple(frozenset(group.split()) for group in (
     "pig boar hog", "lion tiger leopard cat kitten", "dog puppy wolf fox", "drone quadcopter", "sheep ram goat"))
 
 
+def content_words(text: str) -> set[str]:
+    """The words of a name or sentence without articles, prepositions and the like, in lower case."""
+    return set(re.findall(r"[\w'-]+", text.lower())) - _FILLERS
+
+
 def same_kind(a: str, b: str) -> bool:
-    """Whether two names may stand for the same sort of thing: a word in common, or words of one group."""
-    words, others = set(a.lower().split()), set(b.lower().split())
+    """Whether two names or sentences may stand for the same sort of thing: a word in common, or words of one group."""
+    words, others = content_words(a), content_words(b)
     return bool(words & others) or any(words & group and others & group for group in _KINDS)
 
 
@@ -46,9 +57,12 @@ def alike(a: str, b: str) -> bool:
 
 def mirror(text: str) -> str:
     """The sentence for the mirrored picture: left and right change places."""
-    words = (_MIRRORED.get(word.lower(), word) for word in text.split(" "))
-    mirrored = " ".join(words)
-    return mirrored[0].upper() + mirrored[1:] if text[:1].isupper() else mirrored
+    def other_side(match: re.Match) -> str:
+        side, ending = match.group(1), match.group(2) or ""
+        other = "right" if side.lower() == "left" else "left"
+        return (other.capitalize() if side[0].isupper() else other) + ending
+
+    return _SIDES.sub(other_side, text)
 
 
 def sentence(noun: str, rng: np.random.Generator) -> str:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from vlt_ros.networks.preprocess import MEAN
-from vlt_ros.training.library import Library
+from vlt_ros.training.datasets import DataSet, Picture, Thing, Video
+from vlt_ros.training.library import Library, PictureError
 from vlt_ros.training.phrases import (
     COLOURS,
     PEOPLE,
     alike,
     coloured_noun,
+    content_words,
     measured_colour,
     mirror,
     place,
@@ -35,15 +38,22 @@ KINDS = ("still", "clip", "paste", "phrase", "photo")
 DEFAULT_MIX = {"still": 0.17, "clip": 0.19, "paste": 0.12, "phrase": 0.32, "photo": 0.20}
 # What tells the candidates of a phrase scene apart; names need far more data than colours and places.
 PHRASE_SHARES = {"colour": 0.42, "position": 0.30, "name": 0.13, "both": 0.15}
-# Pairs whose search region shows another picture: a template alone must not promise a target either.
-ABSENT_PAIRS = 0.07
+# Pairs whose search region does not show the target: a template alone must not promise one either.
+ABSENT_PAIRS = 0.16
+# Share of those with another object in the target's place; something is nearly always there.
+REPLACED = 0.6
 PADDING = tuple(round(255 * value) for value in MEAN)
 PASTE_CANVAS = 420
-MAX_CLIP_GAP = 40
-# Sources whose boxes leave many objects out: "the only one" cannot be said there.
-INCOMPLETE_SOURCES = frozenset({"apples", "rabbit"})
-# Sources that box every everyday thing (COCO's and VOC's classes); in the others such things stand unboxed.
-COMPLETE_SOURCES = frozenset({"coco128/train2017", "coco128/val2017", "voc2012_sample"})
+# Draws for one sample: boxes may be too small, places taken, pictures broken.
+ATTEMPTS = 100
+# Frames between template and search region: of the long videos' causal pairs, and of the given clips' both ways.
+MAX_GAP, MAX_CLIP_GAP = 200, 40
+# Pairs of videos that show where the target was, in frames in which it is known to be gone.
+GONE_PAIRS = 0.07
+# Share of videos' frames among the photographs that text alone searches.
+VIDEO_PHOTOS = 0.15
+# A sentence of so many words describes one thing; a shorter one may be true of anything of that class.
+DESCRIPTION_WORDS = 3
 
 
 @dataclass
@@ -107,58 +117,94 @@ class SampleGenerator:
     """Samples by index: the same (seed, index) always gives the same sample, in any process.
 
     Args:
-        data_dir, assets_dir: see :class:`vlt_ros.training.library.Library`.
+        data_dir, assets_dir: see :class:`vlt_ros.training.library.Library`; either may be None.
         template_size, search_size: crop sides in pixels. seed: of all randomness.
-        split: 'train' or 'heldout'; objects, stills and clips of one never appear in the other.
-        mix: share of each kind, :data:`DEFAULT_MIX` when None.
+        split: 'train' or 'heldout'; objects, pictures and videos of one never appear in the other.
+        mix: share of each kind, :data:`DEFAULT_MIX` when None, of the kinds that the data allow.
         phrase_shares: what tells the candidates of phrase scenes apart, :data:`PHRASE_SHARES` when None.
+        datasets: others than data_dir, see :mod:`vlt_ros.training.datasets`.
+        dataset_shares: share of each of them (and of data_dir, by the name 'data') among those that can give a
+            sample; without, each source has the square root of its size.
 
     Raises:
-        FileNotFoundError: data or assets are missing. ValueError: an unknown kind or sort.
+        FileNotFoundError: data or assets are missing. ValueError: an unknown kind, sort or data set, or a kind that
+            the data do not allow.
     """
 
     def __init__(self, data_dir, assets_dir, template_size: int = 112, search_size: int = 224, seed: int = 0,
                  split: str = "train", mix: dict[str, float] | None = None,
-                 phrase_shares: dict[str, float] | None = None) -> None:
-        mix, phrase_shares = mix or DEFAULT_MIX, phrase_shares or PHRASE_SHARES
+                 phrase_shares: dict[str, float] | None = None, datasets: Sequence[DataSet] = (),
+                 dataset_shares: dict[str, float] | None = None) -> None:
+        phrase_shares = phrase_shares or PHRASE_SHARES
         if set(phrase_shares) - set(PHRASE_SHARES):
             raise ValueError(f"phrase_shares names unknown sorts {sorted(set(phrase_shares) - set(PHRASE_SHARES))}: "
                              f"known are {', '.join(PHRASE_SHARES)}")
-        if set(mix) - set(KINDS):
+        if set(mix or ()) - set(KINDS):
             raise ValueError(f"mix names unknown kinds {sorted(set(mix) - set(KINDS))}: known are {', '.join(KINDS)}")
-        self.library = Library(data_dir, assets_dir, split)
+        if data_dir is None and not datasets:
+            raise ValueError("there is nothing to train on: give the folder of stills and clips as data, or datasets")
+        groups = [*(["data"] if data_dir is not None else []), *(dataset.group for dataset in datasets)]
+        if dataset_shares and set(dataset_shares) != set(groups):
+            raise ValueError(f"dataset_shares must name each of {', '.join(groups)} and nothing else, "
+                             f"not {', '.join(dataset_shares)}")
+        self.library = library = Library(data_dir, assets_dir, split, datasets)
         self.template_size, self.search_size, self.seed, self.split = template_size, search_size, seed, split
-        self._kinds = list(mix)
-        shares = np.array([mix[kind] for kind in self._kinds], float)
-        self._shares = shares / shares.sum()
         total = sum(phrase_shares.values())
         self._phrase_shares = {sort: share / total for sort, share in phrase_shares.items()}
-        # The square root of a source's size: large single-class sources do not drown the small varied ones.
-        self._sources = list(self.library.sources)
-        weights = np.array([len(self.library.sources[name]) ** 0.5 for name in self._sources])
-        self._source_shares = weights / weights.sum()
-        self._everyday = {thing["name"] for row in self.library.boxed if row["source"] in COMPLETE_SOURCES
-                          for thing in row["objects"]}
-        cutouts = self.library.cutouts
+        # Sentences that only name a class do not say which of the things in a whole photograph is meant.
+        self._described = [d for d in library.videos if d.describes and any(video.text for video in d.videos)]
+        self._picture_shares = _shares(library.pictures, dataset_shares)
+        self._video_shares = _shares(library.videos, dataset_shares)
+        self._described_shares = _shares(self._described, dataset_shares)
+        self._kinds, self._shares = self._possible(mix)
+        self._everyday = {name for dataset in library.pictures if dataset.boxed == "every"
+                          for picture in dataset.pictures for name in picture.names}
+        cutouts = library.cutouts
         self._pools = [pool for pool in (
             [i for i, c in enumerate(cutouts) if not c.real],
             [i for i, c in enumerate(cutouts) if c.real and c.name not in PEOPLE],
             [i for i, c in enumerate(cutouts) if c.person]) if pool]
         pool_shares = np.array([0.45, 0.3, 0.25] if len(self._pools) == 3 else [1.0] * len(self._pools))
-        self._pool_shares = pool_shares / pool_shares.sum()
+        self._pool_shares = pool_shares / max(pool_shares.sum(), 1.0)
         self._named: dict[str, list[int]] = {}
         for i, cutout in enumerate(cutouts):
             self._named.setdefault(cutout.name, []).append(i)
 
+    def _possible(self, mix: dict[str, float] | None) -> tuple[list[str], np.ndarray]:
+        """Kinds that the data allow, and their shares.
+
+        Raises:
+            ValueError: one that ``mix`` asks for in training is not among them, or there is none.
+        """
+        library = self.library
+        possible = {"still": bool(library.pictures or library.plain), "clip": bool(library.videos),
+                    "paste": bool(library.cutouts), "phrase": bool(library.cutouts),
+                    "photo": bool(library.pictures or self._described)}
+        wanted = {kind: share for kind, share in (mix or DEFAULT_MIX).items() if share > 0}
+        lacking = [kind for kind in wanted if not possible[kind]]
+        if mix and lacking and self.split == "train":
+            raise ValueError(f"mix asks for {', '.join(lacking)}, which the data do not allow: still and photo need "
+                             "pictures, clip needs videos, paste and phrase need assets")
+        kinds = [kind for kind in wanted if possible[kind]]
+        if not kinds:
+            raise ValueError(f"the {self.split} part of the data allows none of {', '.join(wanted)}: give more data")
+        shares = np.array([wanted[kind] for kind in kinds], float)
+        return kinds, shares / shares.sum()
+
     def sample(self, index: int) -> Sample:
-        """The sample of an index."""
-        for attempt in range(20):
+        """The sample of an index; pictures that cannot be read are passed over (see ``library.unreadable``)."""
+        for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([self.seed, index, attempt, 7 if self.split == "heldout" else 3])
             kind = self._kinds[rng.choice(len(self._kinds), p=self._shares)]
-            sample = getattr(self, f"_{kind}")(rng)
+            try:
+                sample = getattr(self, f"_{kind}")(rng)
+            except PictureError:
+                continue
             if sample is not None:
                 return sample
-        raise RuntimeError(f"no sample could be made for seed {self.seed}, index {index}")
+        broken = len(self.library.unreadable)
+        raise RuntimeError(f"no sample could be made for seed {self.seed}, index {index}"
+                           + (f"; {broken} pictures cannot be read" if broken else ""))
 
     def candidates(self, index: int, by: str = "colour", count: int = 3) -> CandidateScene:
         """The index-th scene of ``count`` equal candidates told apart by 'colour', 'position' or 'name' alone.
@@ -183,23 +229,27 @@ class SampleGenerator:
         raise RuntimeError(f"no scene could be made for seed {self.seed}, index {index}")
 
     # pieces -----------------------------------------------------------------------------------------------
-    def _boxed(self, rng) -> dict:
-        source = self._sources[rng.choice(len(self._sources), p=self._source_shares)]
-        rows = self.library.sources[source]
-        return self.library.boxed[rows[rng.integers(len(rows))]]
+    def _boxed(self, rng) -> tuple[DataSet, Picture]:
+        """Any picture with boxes."""
+        dataset = _draw(self.library.pictures, self._picture_shares, rng)
+        return dataset, dataset.pictures[rng.integers(len(dataset.pictures))]
+
+    def _read(self, dataset: DataSet, path) -> np.ndarray:
+        return self.library.image(path, dataset.keep)[..., :3]
 
     def _background(self, rng, size: int | None = None, without: tuple[str, ...] = ()) -> np.ndarray:
         """A piece of a photograph; ``without``: names that nothing boxed in it may have."""
         library, which = self.library, rng.random()
         if which < 0.25 and library.backgrounds:
             image = library.image(library.backgrounds[rng.integers(len(library.backgrounds))])
-        elif which < 0.6 and library.plain:
-            image = library.still(library.plain[rng.integers(len(library.plain))])
+        elif (which < 0.6 and library.plain) or not library.pictures:
+            image = self._unboxed(rng)
         else:
-            row = self._boxed(rng)
-            if any(same_kind(thing["name"], name) for thing in row["objects"] for name in without):
-                row = library.plain[rng.integers(len(library.plain))]
-            image = library.still(row)
+            dataset, picture = self._boxed(rng)
+            if any(same_kind(there, name) for there in picture.names for name in without):
+                image = self._unboxed(rng)
+            else:
+                image = self._read(dataset, picture.file)
         height, width = image.shape[:2]
         side = int(min(height, width) * rng.uniform(0.35, 1))
         x, y = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
@@ -208,6 +258,22 @@ class SampleGenerator:
             image = image[:, ::-1]
         return cv2.resize(image, (size or self.search_size,) * 2,
                           interpolation=cv2.INTER_AREA if side > self.search_size else cv2.INTER_LINEAR)
+
+    def _unboxed(self, rng) -> np.ndarray:
+        """A picture without boxes; where there is none, a background, a video's frame or any picture."""
+        library = self.library
+        if library.plain:
+            dataset, picture = library.plain[rng.integers(len(library.plain))]
+            return self._read(dataset, picture.file)
+        if library.backgrounds:
+            return library.image(library.backgrounds[rng.integers(len(library.backgrounds))])
+        if library.videos:
+            dataset = _draw(library.videos, self._video_shares, rng)
+            video = dataset.videos[rng.integers(len(dataset.videos))]
+            there = np.flatnonzero(video.present)
+            return self._read(dataset, video.frames[there[rng.integers(len(there))]])
+        dataset, picture = self._boxed(rng)
+        return self._read(dataset, picture.file)
 
     @staticmethod
     def _photometric(image: np.ndarray, rng, strength: float = 1.0, colour: bool = True) -> np.ndarray:
@@ -257,13 +323,39 @@ class SampleGenerator:
         columns = slice(max(x, 0), max(0, int(x + width)))
         search[rows, columns] = cv2.resize(self._background(rng, 64), (size, size))[rows, columns]
 
-    def _pair(self, template_image, template_box, search_image, search_box, text: str, kind: str, rng) -> Sample | None:
-        """Crop template (factor 2) and search region (about 4, off centre) as a tracker meets them."""
+    def _another(self, rng, name: str) -> tuple[np.ndarray, tuple[float, ...]]:
+        """A picture and the box of an object in it that is nothing that ``name`` may stand for."""
+        for _ in range(ATTEMPTS):
+            if self.library.videos and (rng.random() < 0.5 or not self.library.pictures):
+                dataset = _draw(self.library.videos, self._video_shares, rng)
+                video = dataset.videos[rng.integers(len(dataset.videos))]
+                there = np.flatnonzero(video.present)
+                frame = there[rng.integers(len(there))]
+                what, box, file = video.text, tuple(video.boxes[frame].tolist()), video.frames[frame]
+            else:
+                dataset, picture = self._boxed(rng)
+                thing = picture.things[rng.integers(len(picture.things))]
+                what, box, file = thing.name, thing.box, picture.file
+            if min(box[2:]) >= 6 and not same_kind(what, name):
+                return self._read(dataset, file), box
+        raise PictureError(f"nothing but {name!r} is in the data")
+
+    def _pair(self, template_image, template_box, search_image, search_box, text: str, kind: str, rng,
+              name: str = "", gone: bool = False) -> Sample | None:
+        """Crop template (factor 2) and search region (about 4, off centre) as a tracker meets them.
+
+        name: what the target is, where that is known. gone: the target is not in the search image; the box says
+        where it was.
+        """
         x, y, w, h = template_box
         scale = math.sqrt(w * h)
         side = 2 * scale * math.exp(rng.normal(0, 0.06))
         cx, cy = x + w / 2 + rng.normal(0, 0.03) * scale, y + h / 2 + rng.normal(0, 0.03) * scale
         template = _window(template_image, cx - side / 2, cy - side / 2, side, self.template_size)
+        present = rng.random() >= ABSENT_PAIRS and not gone
+        replaced = not present and not gone and rng.random() < REPLACED
+        if replaced:
+            search_image, search_box = self._another(rng, name)
         x, y, w, h = search_box
         scale = math.sqrt(w * h)
         side = 4 * scale * math.exp(np.clip(rng.normal(0, 0.25), -0.5, 0.6))
@@ -275,15 +367,14 @@ class SampleGenerator:
         left, top = x + w / 2 - shift_x - side / 2, y + h / 2 - shift_y - side / 2
         around = self._background(rng) if rng.random() < 0.5 else None
         search = _window(search_image, left, top, side, self.search_size, around)
+        if not present and not replaced and not gone:
+            search = self._background(rng)
         left, top, side = int(round(left)), int(round(top)), max(2, int(round(side)))
         cx, cy, fw, fh = np.array([(x + w / 2 - left) / side, (y + h / 2 - top) / side, w / side, h / side],
                                   np.float32)
         box = _fractions(cx - fw / 2, cy - fh / 2, cx + fw / 2, cy + fh / 2)
         if min(box[2:]) < 0.02:
             return None
-        present = rng.random() >= ABSENT_PAIRS
-        if not present:
-            search = self._background(rng)
         template = self._photometric(template, rng, 0.7)
         search = self._photometric(search, rng)
         if present and rng.random() < 0.12:
@@ -307,8 +398,9 @@ class SampleGenerator:
     # following --------------------------------------------------------------------------------------------
     def _still(self, rng) -> Sample | None:
         """Template and search region from one still, around a named object or any textured box."""
-        if rng.random() < 0.3 and self.library.plain:
-            image = self.library.still(self.library.plain[rng.integers(len(self.library.plain))])
+        if self.library.plain and (rng.random() < 0.3 or not self.library.pictures):
+            dataset, picture = self.library.plain[rng.integers(len(self.library.plain))]
+            image = self._read(dataset, picture.file)
             height, width = image.shape[:2]
             for _ in range(6):
                 scale = math.exp(rng.uniform(math.log(14), math.log(0.5 * min(height, width))))
@@ -321,26 +413,67 @@ class SampleGenerator:
                 if patch.size and patch.std() > 28:
                     return self._pair(image, (x, y, w, h), image, (x, y, w, h), "", "still", rng)
             return None
-        row = self._boxed(rng)
-        thing = row["objects"][rng.integers(len(row["objects"]))]
-        x, y, w, h = thing["box"]
-        if min(w, h) < 6 or max(w / row["width"], h / row["height"]) > 0.95:
+        dataset, picture = self._boxed(rng)
+        things = [thing for thing in picture.things if not thing.crowd]
+        thing = things[rng.integers(len(things))]
+        x, y, w, h = thing.box
+        if min(w, h) < 6:
             return None
-        image = self.library.still(row)
-        text = sentence(thing["name"], rng) if rng.random() < 0.5 else ""
-        return self._pair(image, thing["box"], image, thing["box"], text, "still", rng)
+        image = self._read(dataset, picture.file)
+        if max(w / image.shape[1], h / image.shape[0]) > 0.95 or not _within(image, thing.box):
+            return None
+        text = self._words(thing, rng) if rng.random() < 0.5 else ""
+        return self._pair(image, thing.box, image, thing.box, text, "still", rng, thing.name)
+
+    @staticmethod
+    def _words(thing: Thing, rng) -> str:
+        return thing.texts[rng.integers(len(thing.texts))] if thing.texts else sentence(thing.name, rng)
 
     def _clip(self, rng) -> Sample | None:
-        """Two frames of a clip, forwards or backwards in time: real motion."""
-        clip = self.library.clips[rng.integers(len(self.library.clips))]
-        length = min(len(clip.frames), len(clip.boxes))
+        """Two frames of a video: real motion, and frames from which the target is gone."""
+        dataset = _draw(self.library.videos, self._video_shares, rng)
+        video = dataset.videos[rng.integers(len(dataset.videos))]
+        moments = (self._causal_moments if dataset.causal else self._near_moments)(video, rng)
+        if moments is None:
+            return None
+        first, second, shown = moments
+        if min(video.boxes[first][2:]) < 4 or min(video.boxes[second][2:]) < 4:
+            return None
+        template_image = self._read(dataset, video.frames[first])
+        search_image = self._read(dataset, video.frames[shown])
+        if not (_within(template_image, video.boxes[first]) and _within(search_image, video.boxes[second])):
+            return None
+        return self._pair(template_image, video.boxes[first], search_image, video.boxes[second],
+                          video.text if rng.random() < 0.5 else "", "clip", rng, video.text,
+                          gone=shown != second)
+
+    @staticmethod
+    def _near_moments(video: Video, rng) -> tuple[int, int, int] | None:
+        """See :meth:`_causal_moments`: for short clips, forwards or backwards in time."""
+        length = len(video.frames)
         first = rng.integers(length)
         second = int(np.clip(first + rng.integers(-MAX_CLIP_GAP, MAX_CLIP_GAP + 1), 0, length - 1))
-        if min(clip.boxes[first][2:]) < 4 or min(clip.boxes[second][2:]) < 4:
+        return (first, second, second) if video.present[first] and video.present[second] else None
+
+    @staticmethod
+    def _causal_moments(video: Video, rng) -> tuple[int, int, int] | None:
+        """Template frame, the frame of the search box, and the frame to search: at most MAX_GAP later.
+
+        The last two differ when the target is gone from the frame to search: the box says where it was last.
+        """
+        usable = np.flatnonzero(video.present)
+        first = usable[rng.integers(len(usable))]
+        if video.absent.any() and rng.random() < GONE_PAIRS:
+            gone = first + 1 + np.flatnonzero(video.absent[first + 1:first + 1 + MAX_GAP])
+            if not len(gone):
+                return None
+            shown = gone[rng.integers(len(gone))]
+            return first, usable[np.searchsorted(usable, shown) - 1], shown
+        later = usable[(usable > first) & (usable <= first + MAX_GAP)]
+        if not len(later):
             return None
-        return self._pair(self.library.image(clip.frames[first]), clip.boxes[first],
-                          self.library.image(clip.frames[second]), clip.boxes[second],
-                          clip.text if rng.random() < 0.5 else "", "clip", rng)
+        second = later[rng.integers(len(later))]
+        return first, second, second
 
     def _cutout(self, index: int) -> np.ndarray:
         return self.library.image(self.library.cutouts[index].file)
@@ -422,7 +555,7 @@ class SampleGenerator:
         if template_box is None or search_box is None:
             return None
         text = sentence(name, rng) if rng.random() < 0.5 else ""
-        return self._pair(template_image, template_box, search_image, search_box, text, "paste", rng)
+        return self._pair(template_image, template_box, search_image, search_box, text, "paste", rng, name)
 
     # listening --------------------------------------------------------------------------------------------
     def _coloured(self, index: int, colour: str, rng) -> np.ndarray:
@@ -554,50 +687,76 @@ class SampleGenerator:
         return self._text_only(image, box, sentence(noun, rng), present, "phrase", rng)
 
     def _photo(self, rng) -> Sample | None:
-        """A real photograph and words that are true of one object in it, or of none."""
-        if rng.random() < 0.15:
-            clip = self.library.clips[rng.integers(len(self.library.clips))]
-            frame = rng.integers(min(len(clip.frames), len(clip.boxes)))
-            image = self.library.image(clip.frames[frame])
-            things, source = [{"name": clip.text, "box": list(clip.boxes[frame])}], "clip"
+        """A real photograph or frame, and words that are true of one object in it, or of none."""
+        library = self.library
+        if self._described and (not library.pictures or rng.random() < VIDEO_PHOTOS):
+            dataset = _draw(self._described, self._described_shares, rng)
+            video = dataset.videos[rng.integers(len(dataset.videos))]
+            frame = int(rng.integers(len(video.frames)))
+            if not video.text or not (video.present[frame] or video.absent[frame]):
+                return None
+            file, gone = video.frames[frame], bool(video.absent[frame])
+            box = (0.0, 0.0, 0.0, 0.0) if gone else tuple(video.boxes[frame].tolist())
+            things = targets = [Thing(video.text, box, (video.text,))]
         else:
-            row = self._boxed(rng)
-            image, things, source = self.library.still(row), row["objects"], row["source"]
-        if source in INCOMPLETE_SOURCES:
+            dataset, picture = self._boxed(rng)
+            if dataset.boxed == "some":
+                return None
+            file, gone, things = picture.file, False, picture.things
+            targets = [thing for thing in things if not thing.crowd and (thing.texts or not dataset.describes)]
+        image = self._read(dataset, file)
+        thing = targets[int(rng.integers(len(targets)))]
+        x, y, w, h = thing.box
+        if gone:
+            return self._whole_without(rng, image, thing.texts[0])
+        if min(w, h) < 7 or not _within(image, thing.box):
             return None
-        thing = things[int(rng.integers(len(things)))]
-        x, y, w, h = thing["box"]
-        if min(w, h) < 7:
-            return None
-        left, top, side = self._photo_window(rng, image.shape, thing["box"])
+        # A phrase of somebody who saw the whole picture may be wrong of a part of it.
+        whole = dataset.describes and bool(dataset.pictures)
+        left, top, side = self._whole(image.shape) if whole else self._photo_window(rng, image.shape, thing.box)
         if math.sqrt(w * h) / side < 0.05:
             return None
         left, top, side = int(round(left)), int(round(top)), int(round(side))
-        present, nouns, absent_nouns = True, self._true_nouns(rng, image, things, thing, left, top, side), []
+        present = True
+        if dataset.describes:
+            words = [(text, True) for text in thing.texts]
+        else:
+            words = self._true_words(rng, image, things, thing, left, top, side)
         if rng.random() < 0.22:
-            absent_nouns = self._absent_nouns(rng, image, things, thing, left, top, side, source)
-        if absent_nouns:
-            present, nouns = False, absent_nouns
-        if not nouns:
+            absent = self._absent_words(rng, image, things, thing, left, top, side, dataset)
+            present, words = (False, absent) if absent else (True, words)
+        if not words:
             return None
-        text = nouns[rng.integers(len(nouns))]
+        text, complete = words[rng.integers(len(words))]
         around = self._background(rng) if rng.random() < 0.3 else None
         search = _window(image, left, top, side, self.search_size, around)
         box = _fractions((x - left) / side, (y - top) / side, (x + w - left) / side, (y + h - top) / side)
         if present and box[2] * box[3] < 0.5 * w * h / side ** 2:
             return None
         search = self._photometric(search, rng, 0.6, colour=False)
-        text = sentence(text, rng) if source != "clip" else text
-        return self._text_only(search, box, text, present, "photo", rng)
+        return self._text_only(search, box, text if complete else sentence(text, rng), present, "photo", rng)
+
+    def _whole_without(self, rng, image: np.ndarray, text: str) -> Sample:
+        """A whole frame from which the target of ``text`` is gone."""
+        left, top, side = (int(round(value)) for value in self._whole(image.shape))
+        around = self._background(rng) if rng.random() < 0.3 else None
+        search = self._photometric(_window(image, left, top, side, self.search_size, around), rng, 0.6, colour=False)
+        return self._text_only(search, np.zeros(4, np.float32), text, False, "photo", rng)
 
     @staticmethod
-    def _photo_window(rng, shape, box) -> tuple[float, float, float]:
+    def _whole(shape) -> tuple[float, float, float]:
+        """The whole picture letterboxed: left, top, side in pixels."""
+        height, width = shape[:2]
+        side = max(height, width)
+        return (width - side) / 2, (height - side) / 2, side
+
+    @classmethod
+    def _photo_window(cls, rng, shape, box) -> tuple[float, float, float]:
         """The whole picture letterboxed, or a window that holds the box: left, top, side in pixels."""
         height, width = shape[:2]
         x, y, w, h = box
         if rng.random() < 0.4:
-            side = max(height, width)
-            return (width - side) / 2, (height - side) / 2, side
+            return cls._whole(shape)
         wanted = math.sqrt(w * h) / math.exp(rng.uniform(math.log(0.08), math.log(0.5)))
         side = min(max(height, width), max(1.15 * max(w, h), wanted))
         low, high = sorted((x + w - side, x))
@@ -611,54 +770,108 @@ class SampleGenerator:
         return left, top, side
 
     @staticmethod
-    def _visible(things, left: int, top: int, side: int) -> list[tuple[dict, float, np.ndarray]]:
+    def _visible(things, left: int, top: int, side: int) -> list[tuple[Thing, float, np.ndarray]]:
         """Objects in a window: object, visible share, centre of the visible part as fractions of the window."""
         visible = []
         for thing in things:
-            x, y, w, h = thing["box"]
+            x, y, w, h = thing.box
             x1, y1, x2, y2 = max(x, left), max(y, top), min(x + w, left + side), min(y + h, top + side)
             if x2 > x1 and y2 > y1:
                 centre = np.array([((x1 + x2) / 2 - left) / side, ((y1 + y2) / 2 - top) / side])
                 visible.append((thing, (x2 - x1) * (y2 - y1) / (w * h), centre))
         return visible
 
-    def _true_nouns(self, rng, image, things, thing, left: int, top: int, side: int) -> list[str]:
-        """Noun phrases that are true of ``thing`` and of no other object of its name in the window."""
-        same = [entry for entry in self._visible(things, left, top, side) if entry[0]["name"] == thing["name"]]
+    def _true_words(self, rng, image, things, thing: Thing, left: int, top: int, side: int) -> list[tuple[str, bool]]:
+        """Words that are true of ``thing`` and of no other object of its name in the window.
+
+        Returns:
+            noun phrases and sentences; the bool tells the latter.
+        """
+        same = [entry for entry in self._visible(things, left, top, side) if entry[0].name == thing.name]
         nouns: list[str] = []
         if len(same) == 1:
-            nouns += [thing["name"]] * 3
-        colour = measured_colour(image, thing["box"], thing["name"] in PEOPLE)
+            nouns += [thing.name] * 3
+        colour = measured_colour(image, thing.box, thing.name in PEOPLE)
         if colour:
-            others = [measured_colour(image, other["box"], other["name"] in PEOPLE)
+            others = [measured_colour(image, other.box, other.name in PEOPLE)
                       for other, _, _ in same if other is not thing]
             if all(other is not None and not alike(other, colour) for other in others):
-                nouns += [coloured_noun(thing["name"], colour, rng)] * (6 if len(same) > 1 else 4)
+                nouns += [coloured_noun(thing.name, colour, rng)] * (6 if len(same) > 1 else 4)
         if len(same) > 1:
             own = [i for i, (other, _, _) in enumerate(same) if other is thing]
             if own and all(share > 0.6 for _, share, _ in same):
                 where = place(np.array([centre for _, _, centre in same]), own[0], rng)
                 if where:
-                    nouns += [placed_noun(where, thing["name"])] * 3
-        return nouns
+                    nouns += [placed_noun(where, thing.name)] * 3
+        return [(noun, False) for noun in nouns] + [(text, True) for text in thing.texts if len(same) == 1]
 
-    def _absent_nouns(self, rng, image, things, thing, left: int, top: int, side: int, source: str) -> list[str]:
-        """Noun phrases that are true of nothing in the picture: another name, or a colour that ``thing`` has not."""
-        nouns: list[str] = []
+    def _absent_words(self, rng, image, things, thing: Thing, left: int, top: int, side: int,
+                      dataset: DataSet) -> list[tuple[str, bool]]:
+        """Words that are true of nothing in the picture, in the form of :meth:`_true_words`.
+
+        Another thing's name or sentence, or a colour that ``thing`` has not. Where sentences are the data set's own,
+        so are these: the manner of speaking must not tell that they are wrong.
+        """
+        words: list[tuple[str, bool]] = []
         for _ in range(10):
-            others = self._boxed(rng)["objects"]
-            name = others[rng.integers(len(others))]["name"]
-            if source not in COMPLETE_SOURCES and any(same_kind(name, common) for common in self._everyday):
+            other = self._other(rng, dataset if thing.texts else None)
+            if not other.name:
                 continue
-            if not any(same_kind(name, there["name"]) for there in things):
-                nouns = [name]
+            text = other.texts[rng.integers(len(other.texts))] if thing.texts and other.texts else other.name
+            described = len(content_words(text)) >= DESCRIPTION_WORDS and text in other.texts
+            if dataset.boxed != "every" and not described and any(same_kind(text, name) for name in self._everyday):
+                continue
+            if not any(same_kind(f"{other.name} {text}", there.name) for there in things):
+                words = [(text, text in other.texts)]
                 break
-        colour = measured_colour(image, thing["box"], thing["name"] in PEOPLE)
-        same = [entry for entry in self._visible(things, left, top, side) if entry[0]["name"] == thing["name"]]
-        if colour and rng.random() < 0.4 and len(same) == 1 and source != "clip":
+        if dataset.describes:
+            return words
+        colour = measured_colour(image, thing.box, thing.name in PEOPLE)
+        same = [entry for entry in self._visible(things, left, top, side) if entry[0].name == thing.name]
+        if colour and rng.random() < 0.4 and len(same) == 1:
             pool = [other for other in COLOURS if not alike(other, colour)]
-            nouns = [coloured_noun(thing["name"], pool[rng.integers(len(pool))], rng)]
-        return nouns
+            words = [(coloured_noun(thing.name, pool[rng.integers(len(pool))], rng), False)]
+        return words
+
+    def _other(self, rng, dataset: DataSet | None) -> Thing:
+        """Something in any picture with boxes, or in any video or picture of one data set."""
+        if dataset is not None and dataset.videos:
+            video = dataset.videos[rng.integers(len(dataset.videos))]
+            return Thing(video.text, (0.0, 0.0, 0.0, 0.0), (video.text,))
+        if dataset is None:
+            _, picture = self._boxed(rng)
+        else:
+            picture = dataset.pictures[rng.integers(len(dataset.pictures))]
+        things = picture.things
+        if dataset is not None:
+            things = [thing for thing in things if thing.texts]
+        return things[rng.integers(len(things))]
+
+
+def _draw(datasets: Sequence[DataSet], shares: np.ndarray, rng) -> DataSet:
+    return datasets[rng.choice(len(datasets), p=shares)] if len(datasets) > 1 else datasets[0]
+
+
+def _shares(datasets: Sequence[DataSet], given: dict[str, float] | None) -> np.ndarray:
+    """Share of each data set among these.
+
+    The square root of its size: large single-class sources do not drown the small varied ones. ``given``: shares of
+    groups, inside which that goes on.
+    """
+    sizes = np.array([len(d.videos or d.pictures) ** 0.5 for d in datasets])
+    if given and len(sizes):
+        groups = [d.group for d in datasets]
+        sizes = np.array([given[group] * size / sum(s for s, g in zip(sizes, groups, strict=True) if g == group)
+                          for size, group in zip(sizes, groups, strict=True)])
+        if not sizes.any():
+            raise ValueError(f"dataset_shares leaves nothing of {', '.join(sorted(set(groups)))}: give a share above 0")
+    return sizes / sizes.sum() if len(sizes) else sizes
+
+
+def _within(image: np.ndarray, box) -> bool:
+    """Whether the box has its middle in the picture: annotations may belong to another size of it."""
+    x, y, w, h = box
+    return 0 <= x + w / 2 <= image.shape[1] and 0 <= y + h / 2 <= image.shape[0]
 
 
 def contact_sheet(generator: SampleGenerator, count: int = 40, columns: int = 8) -> np.ndarray:

@@ -13,6 +13,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import torch
@@ -54,7 +55,10 @@ class TrainingConfig:
     model: configuration name. start: 'dinov2', 'random', a weights file to go on from, or 'files' for
         start_vision (a ViT with timm's names, as MAE's) and start_text (a BERT of transformers, folder or file);
         without one of the two that tower starts at random.
-    data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets).
+    data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets); either may be
+    left out where datasets are given.
+    datasets: folder of each data set, by the names of training.datasets. dataset_shares: their shares of the samples
+    (that of ``data`` under this name), None for the square roots of their sizes.
     mix, phrase_shares: share of each kind of sample and of phrase scene, None for the generator's own.
     steps, batch_size, seed: length and order. batch_size is that of all processes together.
     loaders: processes that make samples, for each training process.
@@ -71,8 +75,10 @@ class TrainingConfig:
     start: str = "dinov2"
     start_vision: str = ""
     start_text: str = ""
-    data: str = "../shared/data"
-    assets: str = "build/assets"
+    data: str | None = None
+    assets: str | None = None
+    datasets: dict[str, str] | None = None
+    dataset_shares: dict[str, float] | None = None
     mix: dict[str, float] | None = None
     phrase_shares: dict[str, float] | None = None
     steps: int = 2000
@@ -106,6 +112,17 @@ class TrainingConfig:
         if not 0 <= self.ema < 1 or not 0 <= self.decay_from <= 1:
             raise TrainingError(f"ema must be in [0, 1), not {self.ema}, "
                                 f"and decay_from in [0, 1], not {self.decay_from}")
+        for name, kind, words in (("data", str, "a folder"), ("assets", str, "a folder"),
+                                  ("datasets", dict, "names with folders"),
+                                  ("dataset_shares", dict, "names with numbers")):
+            if not isinstance(getattr(self, name), (kind, NoneType)):
+                raise TrainingError(f"{name} must be {words}, not {getattr(self, name)!r}")
+        for name, root in (self.datasets or {}).items():
+            if not isinstance(root, str):
+                raise TrainingError(f"datasets: {name} must be a folder, not {root!r}")
+        for name, share in (self.dataset_shares or {}).items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
+                raise TrainingError(f"dataset_shares: {name} must be at least 0, not {share!r}")
         if self.precision not in ("bf16", "fp32"):
             raise TrainingError(f"precision {self.precision!r} is not bf16 or fp32")
         if self.schedule not in ("cosine", "step"):
@@ -346,6 +363,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig, out: Path) -> None:
+        from vlt_ros.training.datasets import read_datasets
         from vlt_ros.training.samples import SampleGenerator
 
         self.config, self.out = config, out
@@ -375,10 +393,12 @@ class Trainer:
         self.step = 0
         sizes = self.network.config
         try:
+            datasets = read_datasets(config.datasets or {})
             self.generator, self.heldout = (
                 SampleGenerator(config.data, config.assets, template_size=sizes.template_size,
                                 search_size=sizes.search_size, seed=config.seed, split=split, mix=config.mix,
-                                phrase_shares=config.phrase_shares)
+                                phrase_shares=config.phrase_shares, datasets=datasets,
+                                dataset_shares=config.dataset_shares)
                 for split in ("train", "heldout"))
         except (FileNotFoundError, ValueError) as error:
             raise TrainingError(str(error)) from error
@@ -535,13 +555,15 @@ class Trainer:
         return path
 
 
-def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Path:
+def train(config_path: str | Path, out: str | Path, resume: bool = False,
+          datasets: dict[str, str] | None = None) -> Path:
     """Train as a YAML file says.
 
     Args:
         config_path: see :class:`TrainingConfig`. out: folder for checkpoint, log, TensorBoard and weights.
         resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights
             are written again).
+        datasets: folders of data sets, by name, in place of or besides those of the YAML file.
 
     Started by torchrun on one machine or several, its processes share every batch and end with the weights that one
     process would have, but for rounding; each machine must see the same ``out``.
@@ -555,6 +577,8 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False) -> Pat
         TrainingStopped: SIGTERM came; a checkpoint is saved.
     """
     out, config = Path(out), read_config(config_path)
+    if datasets:
+        config = dataclasses.replace(config, datasets={**(config.datasets or {}), **datasets})
     stopped = None
     with distributed.processes(training_device(config)):
         trainer = Trainer(config, out)
