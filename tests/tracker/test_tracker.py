@@ -9,6 +9,7 @@ import pytest
 from vlt_ros.tracker import CommandError, Following, State, Target, Tracker, TrackerSettings
 from vlt_ros.tracker.geometry import overlap
 from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.tracker import EXTENT_LOOKS, Extent
 
 RED, BLUE = (100, 80, 40, 30), (220, 150, 40, 30)
 
@@ -68,13 +69,13 @@ def test_start_by_box_tracks_at_once(tracker, network, scene):
     image = scene(red=RED)
     target = tracker.start(image=image, box=RED, stamp=5.0)
     assert target == Target(State.TRACKING, RED, 1.0, 1, "", 5.0)
-    assert (network.looks, network.templates, network.texts) == (0, 1, [""])
+    assert (network.looks, network.templates, network.texts) == (len(EXTENT_LOOKS), 1, [""])
     for k in range(1, 30):
         truth = shifted(RED, 4 * k, 2 * k)
         target = tracker.track(scene(red=truth), 5.0 + k / 30)
         assert target.state is State.TRACKING and overlap(target.box, truth) > 0.6
         assert target.last_seen == 5.0 + k / 30 and target.target_id == 1
-    assert network.looks == 29 and network.templates == 1
+    assert network.looks == len(EXTENT_LOOKS) + 29 and network.templates == 1
 
 
 def test_start_by_both_takes_the_box_and_the_words(tracker, network, scene):
@@ -515,7 +516,7 @@ def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatc
         for k in range(25):
             assert tracker.track(frames[k % 4]).state is State.TRACKING
         assert calls == {"text": command, "bert": command, "words": 2 * command, "template": command,
-                         "track": 25 * command}
+                         "track": (25 + len(EXTENT_LOOKS)) * command}
     calls.update(dict.fromkeys(calls, 0))
     tracker.settings = TrackerSettings(track_threshold=1.0, lost_threshold=0.0)
     tracker.start("the red mug")
@@ -580,6 +581,7 @@ def test_search_region_grows_while_the_target_is_not_seen_and_shrinks_when_it_is
     monkeypatch.setattr(Looker, "look", spy)
     tracker = Tracker(network, TrackerSettings(lost_after_s=10))
     tracker.start("red", scene(red=(100, 100, 30, 30)), (100, 100, 30, 30))
+    sides.clear()
     assert tracker.track(scene(red=(101, 100, 30, 30))).state is State.TRACKING
     for _ in range(5):
         assert tracker.track(scene()).box == tracker.target.box
@@ -588,3 +590,33 @@ def test_search_region_grows_while_the_target_is_not_seen_and_shrinks_when_it_is
     assert tracker.track(scene(red=(185, 100, 30, 30))).state is State.TRACKING
     tracker.track(scene(red=(185, 100, 30, 30)))
     assert sides[-1] < 140
+
+
+def test_box_keeps_the_extent_that_was_given(network, scene):
+    """The operator's box is larger than what the network takes for the thing, and stays so as the thing moves."""
+    thing, given = (100, 100, 30, 30), (94, 100, 42, 42)
+
+    def following(share):
+        tracker = Tracker(network, following=Following(extent_share=share))
+        tracker.start("red", scene(red=thing), given)
+        for k in range(1, 30):
+            target = tracker.track(scene(red=(100 + 3 * k, 100 + k, 30, 30)))
+        return overlap(target.box, (94 + 87, 100 + 29, 42, 42))
+
+    assert following(0.0) < 0.55 < 0.85 < following(1.0)
+    assert following(0.0) < following(0.6) < following(1.0)
+
+
+def test_extent_of_something_else_is_not_learned(network, scene):
+    """A box beside what the network sees says nothing of it."""
+    tracker = Tracker(network, following=Following(extent_share=1.0))
+    tracker.start("red", scene(red=(100, 100, 30, 30)), (128, 128, 30, 30))
+    for _ in range(30):
+        target = tracker.track(scene(red=(100, 100, 30, 30)))
+    assert overlap(target.box, (100, 100, 30, 30)) > 0.8
+
+
+def test_extent_is_that_of_the_boxes_it_was_measured_on():
+    seen = (10.0, 20.0, 30.0, 40.0)
+    assert Extent().apply(seen) == pytest.approx(seen)
+    assert Extent(0.5, -0.25, np.log(2), np.log(0.5)).apply(seen) == pytest.approx((10, 20, 60, 20))

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
-from vlt_ros.tracker.geometry import clip, window_around
+from vlt_ros.tracker.geometry import clip, overlap, window_around
 from vlt_ros.tracker.look import Looker
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
@@ -20,6 +21,30 @@ FRAME_INTERVAL_S = 1 / 30
 MAX_GROWTH = 1.75
 
 
+# Looks that measure an extent: shifts in target sizes, factor on the search region.
+EXTENT_LOOKS = ((0, 0, 1.0), (0.25, 0.25, 1.0), (-0.25, -0.25, 1.0), (0.2, -0.2, 0.85), (-0.2, 0.2, 1.2))
+# Below this overlap with the given box a look saw something else.
+EXTENT_OVERLAP = 0.3
+
+
+class Extent(NamedTuple):
+    """How a given box differs from what the network takes for the thing: with or without its legs, or its load.
+
+    dx, dy: shift of the centre in widths and heights of the network's box. dw, dh: logarithms of the size ratios.
+    """
+
+    dx: float = 0.0
+    dy: float = 0.0
+    dw: float = 0.0
+    dh: float = 0.0
+
+    def apply(self, box: Box) -> Box:
+        """The network's box with the given box's extent."""
+        x, y, w, h = box
+        wide, high = w * math.exp(self.dw), h * math.exp(self.dh)
+        return x + w / 2 + self.dx * w - wide / 2, y + h / 2 + self.dy * h - high / 2, wide, high
+
+
 @dataclass(frozen=True)
 class Following:
     """How a target is followed from frame to frame; chosen on held-out training clips, see the model card.
@@ -27,12 +52,14 @@ class Following:
     search_factor: side of the search region over the target's size sqrt(w h).
     centre_weight: share of the Hann window in the score that picks the cell.
     size_smoothing: share of the new size in the next one, from a confidence of 0.5 on.
+    extent_share: share of :class:`Extent` that is believed.
     search_growth: factor on the search region's side for every frame in a row without the target.
     """
 
     search_factor: float = 4.0
     centre_weight: float = 0.3
     size_smoothing: float = 0.35
+    extent_share: float = 0.6
     search_growth: float = 1.25
 
 
@@ -80,6 +107,7 @@ class Tracker:
     def _forget(self) -> None:
         """Drop command, appearance and motion (not the id counter)."""
         self._words = self._template = None
+        self._extent = Extent()
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
         self._below_since: float | None = None
@@ -127,6 +155,7 @@ class Tracker:
             self._target = Target(State.SEARCHING, None, 0.0, target_id, text)
         else:
             self._adopt(template, box)
+            self._extent = self._measure_extent(image, box)
             self._target = Target(State.TRACKING, box, 1.0, target_id, text, self._now(stamp))
         return self._target
 
@@ -190,6 +219,23 @@ class Tracker:
         self._template = template
         self._box, self._search, self._below_since, self._misses = box, None, None, 0
 
+    def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
+        """What the network makes of the given box in its own frame, from a few looks around it."""
+        x, y, w, h = box
+        scale = math.sqrt(w * h)
+        found = []
+        for shift_x, shift_y, factor in EXTENT_LOOKS:
+            window = window_around((x + shift_x * scale, y + shift_y * scale, w, h),
+                                   factor * self.following.search_factor)
+            u, v, a, b = seen = self._looker.look(image, window, self._template, self._words,
+                                                  self.following.centre_weight).box
+            if overlap(seen, box) >= EXTENT_OVERLAP:
+                found.append(((x + w / 2 - u - a / 2) / a, (y + h / 2 - v - b / 2) / b, math.log(w / a),
+                              math.log(h / b)))
+        if 2 * len(found) <= len(EXTENT_LOOKS):
+            return Extent()
+        return Extent(*(self.following.extent_share * float(value) for value in np.mean(found, axis=0)))
+
     def _searched(self, image: np.ndarray, now: float) -> Target:
         """A frame in SEARCHING or LOST."""
         old = self._target
@@ -228,7 +274,8 @@ class Tracker:
                 return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
         self._below_since, self._misses = None, 0
-        self._box = clip(self._smooth(sighting.box, confidence), width, height, min(10, width, height))
+        box = self._smooth(self._extent.apply(sighting.box), confidence)
+        self._box = clip(box, width, height, min(10, width, height))
         state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
         return Target(state, self._box, confidence, old.target_id, old.text, now)
 
