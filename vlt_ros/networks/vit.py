@@ -25,7 +25,7 @@ class Attention(nn.Module):
         batch, length, dim = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        if qkv.device.type == "cpu":
+        if qkv.device.type == "cpu" and qkv.element_size() < 4:
             # Torch's kernel for bfloat16 on CPUs is slower than that for float32, and less exact.
             query, key, value = query.float(), key.float(), value.float()
         attended = F.scaled_dot_product_attention(query, key, value).to(tokens.dtype)
