@@ -48,6 +48,8 @@ PASTE_CANVAS = 420
 ATTEMPTS = 100
 # Frames between template and search region: of the long videos' causal pairs, and of the given clips' both ways.
 MAX_GAP, MAX_CLIP_GAP = 200, 40
+# Pairs from stills around a part of a thing, under the whole thing's words: how far a target reaches, the box says.
+PART_PAIRS = 0.15
 # Pairs of videos that show where the target was, in frames in which it is known to be gone.
 GONE_PAIRS = 0.07
 # Share of videos' frames among the photographs that text alone searches.
@@ -89,6 +91,22 @@ class CandidateScene:
     wrong: str
     target: int
     wrong_target: int
+
+
+@dataclass
+class Photograph:
+    """A whole photograph and two phrases, for measuring whether words lead to their thing in real scenes.
+
+    image: RGB uint8 (H, W, 3). boxes: (K, 4) x, y, w, h in pixels of the things of one name. target: index of the
+    one that the right phrase describes, None when its name is all that it says. right, absent: the phrase, and one
+    for something that is not in the photograph ('' where there is none to be had).
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    target: int | None
+    right: str
+    absent: str
 
 
 def _window(image: np.ndarray, left: float, top: float, side: float, size: int,
@@ -227,6 +245,55 @@ class SampleGenerator:
             return CandidateScene(image, np.array(boxes, float), f"the {nouns[target]}", f"the {nouns[wrong]}",
                                   target, wrong)
         raise RuntimeError(f"no scene could be made for seed {self.seed}, index {index}")
+
+    def photograph(self, index: int, told_apart: bool = False) -> Photograph:
+        """The index-th whole photograph with a phrase for something in it; every source has the same share.
+
+        Args:
+            told_apart: False for a class phrase. True for one of 2 to 8 things of one name, told from the others by
+                its colour or place.
+
+        Raises:
+            ValueError: the data have no such photographs.
+        """
+        sources = [dataset for dataset in self.library.pictures
+                   if dataset.boxed != "some" and not dataset.describes
+                   and (not told_apart or any(len(set(p.names)) < len(p.names) for p in dataset.pictures))]
+        if not sources:
+            raise ValueError(f"the {self.split} part of the data has no photographs with named boxes")
+        for attempt in range(500):
+            rng = np.random.default_rng([self.seed, index, attempt, 13 + told_apart])
+            # Sources go round, so that all have their share even where one's photographs are mostly passed over.
+            dataset = sources[(index + attempt // 20) % len(sources)]
+            picture = dataset.pictures[rng.integers(len(dataset.pictures))]
+            try:
+                photograph = self._photograph(rng, dataset, picture, told_apart)
+            except PictureError:
+                continue
+            if photograph is not None:
+                return photograph
+        raise RuntimeError(f"no photograph was found for seed {self.seed}, index {index}")
+
+    def _photograph(self, rng, dataset: DataSet, picture: Picture, told_apart: bool) -> Photograph | None:
+        things = picture.things
+        thing = things[rng.integers(len(things))]
+        image = self._read(dataset, picture.file)
+        side = max(image.shape[:2])
+        same = [other for other in things if other.name == thing.name]
+        if not _within(image, thing.box) or math.sqrt(thing.box[2] * thing.box[3]) < 0.05 * side:
+            return None
+        boxes, right, target = np.array([other.box for other in same], float), thing.name, None
+        if told_apart:
+            if not 2 <= len(same) <= 8:
+                return None
+            left, top, side = (int(round(value)) for value in self._whole(image.shape))
+            words = [text for text, _ in self._true_words(rng, image, things, thing, left, top, side)]
+            if not words:
+                return None
+            right = words[rng.integers(len(words))]
+            target = next(i for i, other in enumerate(same) if other is thing)
+        absent = self._absent_words(rng, image, things, thing, 0, 0, max(image.shape[:2]), dataset)
+        return Photograph(image, boxes, target, f"the {right}", f"the {absent[0][0]}" if absent else "")
 
     # pieces -----------------------------------------------------------------------------------------------
     def _boxed(self, rng) -> tuple[DataSet, Picture]:
@@ -422,8 +489,14 @@ class SampleGenerator:
         image = self._read(dataset, picture.file)
         if max(w / image.shape[1], h / image.shape[0]) > 0.95 or not _within(image, thing.box):
             return None
+        box = thing.box
+        if rng.random() < PART_PAIRS:
+            share_w, share_h = rng.uniform(0.35, 0.8, 2)
+            box = (x + rng.uniform(0, 1 - share_w) * w, y + rng.uniform(0, 1 - share_h) * h, share_w * w, share_h * h)
+            if min(box[2:]) < 8:
+                return None
         text = self._words(thing, rng) if rng.random() < 0.5 else ""
-        return self._pair(image, thing.box, image, thing.box, text, "still", rng, thing.name)
+        return self._pair(image, box, image, box, text, "still", rng, thing.name)
 
     @staticmethod
     def _words(thing: Thing, rng) -> str:
