@@ -31,7 +31,7 @@ def generate_launch_description() -> LaunchDescription:
         # Empty: as the parameter file says.
         DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
                               description="How the images come: raw or compressed"),
-        DeclareLaunchArgument("model", default_value="", description="pjvlt_b, pjvlt_s or pjvlt_t"),
+        DeclareLaunchArgument("model", default_value="", description="A name that `vlt models` lists"),
         DeclareLaunchArgument("weights", default_value="", description="Weights file (.safetensors)"),
         DeclareLaunchArgument("device", default_value="", description="auto, cpu or cuda:N"),
         DeclareLaunchArgument("initial_command", default_value="",

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlt_ros.training.alignment import dense_matching, multimodal_alignment, nt_xent, tokens_inside
+from vlt_ros.networks import Contrast, Matching
+from vlt_ros.training.alignment import alignment_losses, dense_matching, nt_xent, tokens_inside
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,13 +69,6 @@ def test_one_pair_alone_has_nothing_to_be_told_from():
     loss = nt_xent(a, vectors(1, 4, seed=1))
     loss.backward()
     assert float(loss.detach()) == 0 and not a.grad.any()
-
-
-def test_multimodal_alignment_weighs_its_three_terms():
-    language, z, x = (vectors(4, 5, seed=k) for k in range(3))
-    expected = 0.25 * naive_nt_xent(x, language, 0.5) + 0.25 * naive_nt_xent(z, language, 0.5)
-    expected += 0.5 * naive_nt_xent(x, z, 0.5)
-    assert float(multimodal_alignment(language, z, x)) == pytest.approx(expected)
 
 
 def test_descending_nt_xent_pairs_the_modalities():
@@ -166,3 +160,23 @@ def test_dense_matching_refuses(tokens, target, inside):
         dense_matching(vectors(*tokens), vectors(*target), torch.ones(inside, dtype=torch.bool))
     with pytest.raises(ValueError, match="temperature"):
         dense_matching(vectors(2, 9, 6), vectors(2, 6), torch.ones(2, 9, dtype=torch.bool), -1.0)
+
+
+# the terms that a network declares ------------------------------------------------------------------------
+def test_terms_take_the_samples_that_have_what_they_are_made_of():
+    a, b, tokens = vectors(5, 7), vectors(5, 7, seed=1), vectors(5, 16, 7, seed=2)
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.2, 0.3, 0.3, 0.2], [0.7, 0.7, 0.4, 0.4], [0.4, 0.6, 0.2, 0.2],
+                          [0.5, 0.5, 0.3, 0.6]], dtype=torch.float64)
+    made_of = {"search": torch.tensor([True, True, False, True, True]),
+               "template": torch.tensor([True, False, True, True, True]),
+               "language": torch.tensor([True, True, True, False, True])}
+    terms = {"pairs": Contrast(a, b, ("template", "language"), 0.25),
+             "pooled": Contrast(tokens, b, ("search", "language"), 1.0, 0.2, across=True),
+             "dense": Matching(tokens, a, 0.5, 0.3), "few": Contrast(a, b, ("search", "none"), 1.0)}
+    got = alignment_losses(terms, boxes, made_of | {"none": torch.tensor([True] + 4 * [False])})
+    assert float(got["pairs"]) == pytest.approx(naive_nt_xent(a[[0, 2, 4]], b[[0, 2, 4]], 0.5), rel=1e-5)
+    inside = tokens_inside(boxes, made_of["search"], 4)
+    mean = torch.stack([tokens[i][inside[i]].mean(0) for i in (0, 1, 4)])
+    assert float(got["pooled"]) == pytest.approx(float(nt_xent(mean, b[[0, 1, 4]], 0.2, across=True)), rel=1e-5)
+    assert float(got["dense"]) == pytest.approx(naive_dense(tokens, a, inside, 0.3), rel=1e-5)
+    assert float(got["few"]) == 0                                       # one pair has nothing to be told from

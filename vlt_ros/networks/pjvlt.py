@@ -22,7 +22,6 @@ Two forms of the fusion layers are kept, ``form="literal"`` and ``form="residual
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,33 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlt_ros.networks.head import CentreHead, Maps
+from vlt_ros.networks.base import LanguageConfig, TrackingNetwork
 from vlt_ros.networks.noise import SampleNoise
-from vlt_ros.networks.text import SemanticTokens, TextTower
-from vlt_ros.networks.vit import VisionTransformer
+from vlt_ros.networks.text import SemanticTokens
 
 
 @dataclass(frozen=True)
-class PJVLTConfig:
+class PJVLTConfig(LanguageConfig):
     """Everything that fixes a PJVLT network. Raises ValueError when the numbers do not fit together."""
 
     name: str = "pjvlt_b"
-    # vision: the ViT and its two crops
-    template_size: int = 128
-    search_size: int = 256
-    patch_size: int = 16
-    dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    layer_scale: bool = False
-    # language: the BERT tower
-    text_dim: int = 768
-    text_depth: int = 12
-    text_heads: int = 12
-    max_words: int = 40
-    frozen_minilm: bool = False
     # fusion: which layers (1-based), and tables II-VI's switches
-    separate_layers: int = 0
     fused_layers: tuple[int, ...] = tuple(range(1, 13))
     form: str = "residual"
     saiel: bool = True
@@ -68,52 +51,16 @@ class PJVLTConfig:
     gumbel_noise: bool = True
     channel_groups: int = 4
     pim_hidden: int = 640
-    matching_prior: bool = False
-    # head
-    head_channels: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("template_size", "search_size", "patch_size", "dim", "depth", "num_heads", "text_dim",
-                     "text_depth", "text_heads", "max_words", "latent_dim", "latent_heads", "channel_groups",
-                     "pim_hidden", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        for whole, part in (("template_size", "patch_size"), ("search_size", "patch_size"),
-                            ("dim", "num_heads"), ("text_dim", "text_heads"),
-                            ("latent_dim", "latent_heads"), ("dim", "channel_groups")):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(f"{self.name}: {whole} {getattr(self, whole)} is no multiple of {part} "
-                                 f"{getattr(self, part)}")
-        if not 0 <= self.separate_layers <= self.depth:
-            raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth "
-                             f"{self.depth}")
-        tower = (self.text_dim, self.text_depth, self.text_heads)
-        if self.frozen_minilm and tower != (384, 6, 12):
-            raise ValueError(f"{self.name}: MiniLM has text_dim, text_depth, text_heads 384, 6, 12, not {tower}")
+        super().__post_init__()
+        self._positive("latent_dim", "latent_heads", "channel_groups", "pim_hidden")
+        self._multiples(("latent_dim", "latent_heads"), ("dim", "channel_groups"))
         if self.form not in ("literal", "residual"):
             raise ValueError(f"{self.name}: form is 'literal' or 'residual', not {self.form!r}")
         if self.combine not in ("concat", "sum", "multiply"):
             raise ValueError(f"{self.name}: combine is 'concat', 'sum' or 'multiply', not {self.combine!r}")
-        wrong = [j for j in self.fused_layers if not self.separate_layers < j <= self.depth]
-        if wrong:
-            raise ValueError(f"{self.name}: fused layers {wrong} are not joint layers; those are "
-                             f"{self.separate_layers + 1} to {self.depth}")
-        if self.head_channels % 8:
-            raise ValueError(f"{self.name}: head_channels {self.head_channels} is no multiple of 8")
-
-    @property
-    def template_grid(self) -> int:
-        """Side of the template's token grid."""
-        return self.template_size // self.patch_size
-
-    @property
-    def search_grid(self) -> int:
-        """Side of the search region's token grid, which is the maps' side."""
-        return self.search_size // self.patch_size
-
-    def language_layer(self, j: int) -> int:
-        """The BERT layer (1-based) met by vision layer j: both towers reach their last layer together."""
-        return math.ceil(j * self.text_depth / self.depth)
+        self._joint("fused_layers")
 
 
 class Words(NamedTuple):
@@ -240,123 +187,13 @@ class CCPIL(nn.Module):
         return refined
 
 
-class PJVLT(nn.Module):
-    """The whole network: (template, search region, sentence) to the head's maps.
-
-    What depends only on the sentence (:meth:`encode_text`) and only on the template (:meth:`encode_template`)
-    is computed once per command and once per target; :meth:`track` is what runs on every frame, and
-    :meth:`forward` is the three in a row, so cached and uncached runs are the same computation.
-
-    Images are RGB, normalised by ImageNet's mean and deviation, (B, 3, side, side).
+class PJVLT(TrackingNetwork):
+    """The whole network. Static per command: the language side of every fused layer. Static per target: the template's
+    tokens before the first joint layer.
     """
 
-    def __init__(self, config: PJVLTConfig) -> None:
-        super().__init__()
-        self.config = config
-        dim = config.dim
-        self.text = TextTower(config.text_dim, config.text_depth, config.text_heads, config.max_words)
-        if config.frozen_minilm:
-            self.text.load_minilm()
-            self.text.requires_grad_(False)
-        self.backbone = VisionTransformer(config.patch_size, (config.template_grid, config.search_grid), dim,
-                                          config.depth, config.num_heads, config.layer_scale)
-        fused = [str(j) for j in config.fused_layers]
-        self.saiel = nn.ModuleDict({j: SAIEL(config) for j in fused if config.saiel})
-        self.ccpil = nn.ModuleDict({j: CCPIL(config) for j in fused if config.ccm or config.pim})
-        # Without a box there is no template: these tokens stand for "no appearance known, use the words".
-        self.blank_template = nn.Parameter(torch.randn(1, config.template_grid ** 2, dim) * 0.02)
-        if config.separate_layers:
-            # Encoded apart, both crops look alike; this tells the joint layers which tokens are the template's.
-            self.template_type = nn.Parameter(torch.zeros(1, 1, dim))
-        if config.matching_prior:
-            self.matching = nn.Linear(3, dim, bias=False)
-            nn.init.zeros_(self.matching.weight)
-        self.box_head = CentreHead(dim, config.head_channels)
-
-    def train(self, mode: bool = True) -> PJVLT:
-        """Training mode; a frozen tower stays in evaluation mode, else its dropout would blur every sentence."""
-        super().train(mode)
-        if self.config.frozen_minilm:
-            self.text.eval()
-        return self
-
-    # once per command -------------------------------------------------------------------------------------
-    def encode_text(self, sentences: list[str]) -> dict[str, Words]:
-        """All of the language side for B sentences, one entry a fused layer; '' means "no sentence"."""
-        return self.words(self.text(sentences))
-
-    def words(self, semantic: SemanticTokens, noise: SampleNoise | None = None) -> dict[str, Words]:
-        """Like :meth:`encode_text` from the tower's tokens (training computes a frozen tower's once)."""
-        return {j: layer.words(semantic.layers[self.config.language_layer(int(j)) - 1].to(layer.theta_k.weight.dtype),
-                               semantic.mask, noise)
-                for j, layer in self.saiel.items()}
-
-    # once per target --------------------------------------------------------------------------------------
-    def encode_template(self, template: Tensor | None, blank: Tensor | None = None, batch: int = 1) -> Tensor:
-        """Template crop to its tokens (B, Nz, C) before the first joint layer.
-
-        Args:
-            template: (B, 3, Hz, Wz), or None for text-only grounding with ``batch`` blank templates.
-            blank: (B,) True where the template is to be taken as absent, for mixed training batches.
-        """
-        if template is None:
-            return self.blank_template.expand(batch, -1, -1)
-        tokens = self._separate(self.backbone.embed_template(template))
-        if blank is None:
-            return tokens
-        return torch.where(blank.view(-1, 1, 1), self.blank_template.to(tokens.dtype), tokens)
-
-    def _separate(self, tokens: Tensor) -> Tensor:
-        for block in self.backbone.blocks[: self.config.separate_layers]:
-            tokens = block(tokens)
-        return tokens
-
-    def _as_template(self, tokens: Tensor) -> Tensor:
-        return tokens + self.template_type.to(tokens.dtype) if self.config.separate_layers else tokens
-
-    # every frame ------------------------------------------------------------------------------------------
-    def track(self, search: Tensor, template_tokens: Tensor, words: dict[str, Words]) -> Maps:
-        """Search crop (B, 3, Hx, Wx) with what :meth:`encode_template` and :meth:`encode_text` gave: the maps."""
-        search_tokens = self._separate(self.backbone.embed_search(search))
-        if self.config.matching_prior:
-            search_tokens = search_tokens + self.matching(self._match(search_tokens, template_tokens))
-        vision = torch.cat((self._as_template(template_tokens.to(search_tokens.dtype)), search_tokens), dim=1)
-        for j in range(self.config.separate_layers + 1, self.config.depth + 1):
-            vision = self.backbone.blocks[j - 1](vision)                                    # V_j = Theta_j(R_j-1)
-            if str(j) in self.saiel:
-                vision = self.saiel[str(j)](vision, words[str(j)])                          # A_j = Phi_j(V_j, L_j)
-            if str(j) in self.ccpil:
-                vision = self.ccpil[str(j)](vision)                                         # R_j = Psi_j(A_j)
-        side = self.config.search_grid
-        search_tokens = self.backbone.norm(vision[:, -side * side:])
-        return self.box_head(search_tokens.transpose(1, 2).reshape(-1, self.config.dim, side, side))
-
-    def _match(self, search_tokens: Tensor, template_tokens: Tensor) -> Tensor:
-        """How like the target each search token looks before any joint layer: (B, Nx, 3).
-
-        An addition to the paper for short training runs: cosine similarity of pretrained tokens, with the best
-        and the mean of the template's central half (the target, by the crop's factor of 2) and with the best of
-        its surroundings. A blank template gives near-zero rows' worth of evidence, which training sees.
-        """
-        grid = self.config.template_grid
-        position = torch.arange(grid, device=search_tokens.device)
-        central = (position >= grid // 4) & (position < grid - grid // 4)
-        inside = (central[:, None] & central[None, :]).flatten()
-        template_unit = F.normalize(template_tokens.to(search_tokens.dtype), dim=-1)
-        similarity = F.normalize(search_tokens, dim=-1) @ template_unit.transpose(1, 2)
-        target, around = similarity[:, :, inside], similarity[:, :, ~inside]
-        return torch.stack((target.amax(-1), target.mean(-1), around.amax(-1)), dim=-1)
-
-    def forward(self, template: Tensor | None, search: Tensor, sentences: list[str],
-                blank: Tensor | None = None) -> Maps:
-        """Everything at once, nothing cached. Shapes as in the three steps above."""
-        tokens = self.encode_template(template, blank, batch=search.shape[0])
-        return self.track(search, tokens, self.encode_text(sentences))
-
-
-CONFIGS: dict[str, PJVLTConfig] = {
-    config.name: config
-    for config in (
+    Config = PJVLTConfig
+    CONFIGS = (
         # The paper's: ViT-B/16 (MAE), BERT-base, fusion in all 12 layers.
         PJVLTConfig(),
         # DINOv2-shaped ViT-S/14 and frozen MiniLM-L6. Six layers see each crop alone, four are joint and fused.
@@ -374,4 +211,26 @@ CONFIGS: dict[str, PJVLTConfig] = {
                     fused_layers=(2, 3), latent_dim=16, latent_heads=2, pim_hidden=40, matching_prior=True,
                     head_channels=16),
     )
-}
+
+    def _add_parts(self) -> None:
+        config = self.config
+        fused = [str(j) for j in config.fused_layers]
+        self.saiel = nn.ModuleDict({j: SAIEL(config) for j in fused if config.saiel})
+        self.ccpil = nn.ModuleDict({j: CCPIL(config) for j in fused if config.ccm or config.pim})
+
+    def words(self, semantic: SemanticTokens, noise: SampleNoise | None = None) -> dict[str, Words]:
+        """The language side of the sentences, one entry a fused layer."""
+        return {j: layer.words(semantic.layers[self.config.language_layer(int(j)) - 1].to(layer.theta_k.weight.dtype),
+                               semantic.mask, noise)
+                for j, layer in self.saiel.items()}
+
+    def encode(self, search: Tensor, template: Tensor, words: dict[str, Words]) -> dict[str, Tensor]:
+        """Section III-B: every ViT layer takes what the alignment and the refinement made of the one before."""
+        vision = torch.cat(self._enter(search, template), dim=1)
+        for j in range(self.config.separate_layers + 1, self.config.depth + 1):
+            vision = self.backbone.blocks[j - 1](vision)                                    # V_j = Theta_j(R_j-1)
+            if str(j) in self.saiel:
+                vision = self.saiel[str(j)](vision, words[str(j)])                          # A_j = Phi_j(V_j, L_j)
+            if str(j) in self.ccpil:
+                vision = self.ccpil[str(j)](vision)                                         # R_j = Psi_j(A_j)
+        return {"search": self.backbone.norm(vision[:, template.shape[1]:])}

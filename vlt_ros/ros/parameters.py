@@ -24,7 +24,7 @@ def _parameter(default: Any, description: str, *, runtime: bool = False, low: fl
 class Parameters:
     """Values of all parameters. Those not marked `runtime` are read by the configure transition."""
 
-    model: str = _parameter("", "Network: pjvlt_b, pjvlt_s, pjvlt_t; empty takes what the weights file holds")
+    model: str = _parameter("", "Network, a name that `vlt models` lists; empty takes what the weights file holds")
     weights: str = _parameter("", "Weights file (.safetensors); empty takes the shipped one")
     weights_sha256: str = _parameter("", "Expected SHA-256 of the weights file, hexadecimal; empty: none")
     device: str = _parameter("auto", "auto, cpu or cuda:N; auto takes CUDA where there is one and says so")

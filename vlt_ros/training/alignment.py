@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alignment losses of vision and language: NT-Xent within and across modalities, and dense matching.
 
-Who uses what:
+A network says what its paper trains beside the boxes (``TrackingNetwork.terms``); :func:`alignment_losses` makes
+numbers of it. Who uses what:
 
-* All-in-One (Zhang et al., ACM MM 2023): three NT-Xent terms of temperature 0.5 between the pooled and projected
-  language l, template z and search region x, added to the box losses as 0.25 NTX(x, l) + 0.25 NTX(z, l)
-  + 0.5 NTX(x, z): :func:`multimodal_alignment`. The weights are those of the released training code.
-* SATracker (arXiv 2311.17085): a dense matching loss between the search tokens and the fused target. Only its abstract
-  is public: :func:`dense_matching` is a reconstruction of the idea, not of its equations.
+* All-in-One (Zhang et al., ACM MM 2023): three :func:`nt_xent` terms of language, template and search region.
+* SATracker (arXiv 2311.17085): dense matching between the search tokens and the fused target. Only its abstract is
+  public: :func:`dense_matching` is a reconstruction of the idea, not of its equations.
 * LGTrack (TOMM 21(10) 290): contrastive vision-language alignment; again from the abstract, :func:`nt_xent`.
 
-Take the features before one modality's tokens have seen the other's: after joint layers the text is in the visual
+Contrast features from before one modality's tokens have seen the other's: after joint layers the text is in the visual
 tokens already, and the losses are trivial.
-
-With several processes each compares the samples of its own part of the batch: to have the negatives of the whole batch,
-gather both sets of features first (by ``distributed.total`` into slots of zeros, whose gradients flow back) and count
-each pair once. Then the share of one process is its own rows' part of the mean.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vlt_ros.networks import Contrast, Matching
+from vlt_ros.training import distributed
 
 
 def nt_xent(features: Tensor, others: Tensor, temperature: float = 0.5, across: bool = False) -> Tensor:
@@ -57,17 +58,6 @@ def nt_xent(features: Tensor, others: Tensor, temperature: float = 0.5, across: 
     return F.cross_entropy(logits, torch.cat((partner + count, partner)))
 
 
-def multimodal_alignment(language: Tensor, template: Tensor, search: Tensor, temperature: float = 0.5) -> Tensor:
-    """All-in-One's alignment loss: 0.25 NTX(x, l) + 0.25 NTX(z, l) + 0.5 NTX(x, z).
-
-    Args:
-        language, template, search: (B, C), l, z and x after their projections to one space.
-        temperature: see :func:`nt_xent`.
-    """
-    return (0.25 * nt_xent(search, language, temperature) + 0.25 * nt_xent(template, language, temperature)
-            + 0.5 * nt_xent(search, template, temperature))
-
-
 def tokens_inside(boxes: Tensor, present: Tensor, side: int) -> Tensor:
     """Which search tokens show the target: those whose patch's centre lies in the box.
 
@@ -88,7 +78,8 @@ def tokens_inside(boxes: Tensor, present: Tensor, side: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).flatten(1) & (present.bool() & within)[:, None]
 
 
-def dense_matching(tokens: Tensor, target: Tensor, inside: Tensor, temperature: float = 0.1) -> Tensor:
+def dense_matching(tokens: Tensor, target: Tensor, inside: Tensor, temperature: float = 0.1,
+                   total: Callable[[Tensor], Tensor] = lambda count: count) -> Tensor:
     """Every search token against the fused target: like it inside the box, unlike it outside. A reconstruction.
 
     For each sample with a target, the tokens inside its box are the positives among all its tokens
@@ -98,6 +89,7 @@ def dense_matching(tokens: Tensor, target: Tensor, inside: Tensor, temperature: 
     Args:
         tokens: (B, N, C) search tokens. target: (B, C), what template and words together say the target is.
         inside: (B, N) bool, see :func:`tokens_inside`. temperature: above 0.
+        total: makes a count of this process that of all, see ``tracking_loss``; the loss is then its share.
 
     Returns:
         scalar, the mean over the samples with a positive; 0 (with gradient 0) when there is none.
@@ -113,7 +105,40 @@ def dense_matching(tokens: Tensor, target: Tensor, inside: Tensor, temperature: 
     likelihood = similarity.log_softmax(dim=1)
     positives = inside.sum(1)
     loss = -(likelihood * inside).sum(1) / positives.clamp(min=1)
-    return loss.sum() / (positives > 0).sum().clamp(min=1)
+    return loss.sum() / total((positives > 0).sum().float()).clamp(min=1)
+
+
+def alignment_losses(terms: dict[str, Contrast | Matching], boxes: Tensor, made_of: dict[str, Tensor],
+                     ) -> dict[str, Tensor]:
+    """A network's further terms as losses, by name and not yet weighted.
+
+    With several processes the contrast is over the samples of all of them, and each process returns its share: their
+    sum is the term of the whole batch.
+
+    Args:
+        terms: what ``TrackingNetwork.terms`` gave. boxes: (B, 4) centre form, fractions of the search region.
+        made_of: for "search", "template" and "language" (B,) bool: whether the sample has a target in its search
+            region, a template, a sentence.
+    """
+    losses = {}
+    for name, term in terms.items():
+        tokens = term.tokens if isinstance(term, Matching) else term.first
+        if tokens.ndim == 3:
+            inside = tokens_inside(boxes, made_of["search"], math.isqrt(tokens.shape[1]))
+        if isinstance(term, Matching):
+            losses[name] = dense_matching(tokens.float(), term.target.float(), inside, term.temperature,
+                                          distributed.total)
+            continue
+        first, second = term.first.float(), term.second.float()
+        if first.ndim == 3:
+            first = (first * inside[:, :, None]).sum(1) / inside.sum(1, keepdim=True).clamp(min=1)
+        takes_part = made_of[term.of[0]] & made_of[term.of[1]]
+        first, second, takes_part = (distributed.all_rows(rows) for rows in (first, second, takes_part.float()))
+        chosen = takes_part > 0
+        loss = (nt_xent(first[chosen], second[chosen], term.temperature, term.across) if chosen.sum() > 1
+                else 0 * (first.sum() + second.sum()))
+        losses[name] = loss / distributed.world_size()
+    return losses
 
 
 def _check(temperature: float) -> None:

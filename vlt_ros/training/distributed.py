@@ -79,6 +79,14 @@ def total(values: Tensor) -> Tensor:
     return _Sum.apply(values) if world_size() > 1 else values
 
 
+def all_rows(values: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes, one after another, on each of them; gradients flow back to every process."""
+    if world_size() == 1:
+        return values
+    slots = torch.zeros(world_size(), *values.shape, dtype=values.dtype, device=values.device)
+    return total(slots.index_copy(0, torch.tensor([rank()], device=values.device), values[None])).flatten(0, 1)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over the processes, in one message.
 
@@ -122,8 +130,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         # Mean and variance of every process side by side, then joined as Chan et al. (1979) do: sums of squares
         # would cancel where the mean is large.
         own = torch.stack((pixels.mean((0, 2, 3)), pixels.var((0, 2, 3), unbiased=False)))
-        parts = torch.zeros(world_size(), *own.shape, device=own.device)
-        means, variances = total(parts.index_copy(0, torch.tensor([rank()], device=own.device), own[None])).unbind(1)
+        means, variances = all_rows(own[None]).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + ((means - mean) ** 2).mean(0)
         with torch.no_grad():

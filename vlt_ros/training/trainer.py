@@ -22,8 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from vlt_ros.networks import (
     CONFIGS,
-    PJVLT,
+    Contrast,
     DeviceError,
+    Maps,
+    Matching,
+    TrackingNetwork,
+    build_network,
     choose_device,
     decode,
     load_network,
@@ -34,6 +38,7 @@ from vlt_ros.networks import (
 from vlt_ros.networks.noise import SampleNoise
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.training import distributed
+from vlt_ros.training.alignment import alignment_losses
 from vlt_ros.training.losses import giou, tracking_loss
 
 # Between SIGTERM and the end of a loader process that its trainer forgot: time to finish a step and save.
@@ -231,7 +236,7 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(network: PJVLT, config: TrainingConfig) -> list[dict]:
+def parameter_groups(network: TrackingNetwork, config: TrainingConfig) -> list[dict]:
     """AdamW groups: pretrained layers slow, new parts fast; vectors (norms, biases, gates) without decay."""
     pretrained = {"random": (), "files": tuple(part for part, file in (("backbone.", config.start_vision),
                                                                        ("text.", config.start_text)) if file)}
@@ -374,7 +379,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.device = training_device(config)
         if config.start in ("random", "dinov2", "files"):
-            self.network = PJVLT(CONFIGS[config.model])
+            self.network = build_network(CONFIGS[config.model])
             if config.start == "dinov2":
                 start_from_dinov2(self.network)
             elif config.start == "files":
@@ -382,7 +387,7 @@ class Trainer:
         else:
             self.network = load_network(config.start, model=config.model, device="cpu", precision="fp32")
             self.network.train().requires_grad_(True)
-            if self.network.config.frozen_minilm:
+            if self.network.frozen_text:
                 self.network.text.requires_grad_(False)
         self.network.to(self.device)
         if self.processes > 1:
@@ -451,15 +456,14 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
         self.step = state["step"]
 
-    def _forward(self, network: PJVLT, batch: Batch, noise: SampleNoise | None = None):
-        frozen_text = network.config.frozen_minilm
+    def _forward(self, network: TrackingNetwork, batch: Batch,
+                 noise: SampleNoise | None = None) -> tuple[Maps, dict[str, Contrast | Matching]]:
+        """The head's maps, and in training the further terms of the system's objective."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_text):
-                semantic = network.text(batch.sentences, noise)
-            words = network.words(semantic, noise)
-            template = normalise(batch.template.to(self.device))
-            tokens = network.encode_template(template, batch.blank.to(self.device))
-            return network.track(normalise(batch.search.to(self.device)), tokens, words)
+            words = network.encode_text(batch.sentences, noise)
+            template = network.encode_template(normalise(batch.template.to(self.device)), batch.blank.to(self.device))
+            encoded = network.encode(normalise(batch.search.to(self.device)), template, words)
+            return network.maps(encoded["search"]), network.terms(encoded) if network.training else {}
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on one batch, or on this process's part of it; returns the whole batch's loss in parts."""
@@ -469,9 +473,14 @@ class Trainer:
         count = len(batch.sentences)
         first = self.step * self.config.batch_size + self.rank * count
         noise = SampleNoise(self.config.seed, first, count, self.device)
-        maps = self._forward(self.network.train(), batch, noise)
-        loss, parts = tracking_loss(maps, batch.boxes.to(self.device), batch.present.to(self.device),
-                                    distributed.total)
+        maps, terms = self._forward(self.network.train(), batch, noise)
+        boxes, present = batch.boxes.to(self.device), batch.present.to(self.device)
+        loss, parts = tracking_loss(maps, boxes, present, distributed.total)
+        made_of = {"search": present, "template": ~batch.blank.to(self.device),
+                   "language": torch.tensor([bool(text) for text in batch.sentences], device=self.device)}
+        for name, term in alignment_losses(terms, boxes, made_of).items():
+            loss, parts[name] = loss + terms[name].weight * term, term.detach()
+        parts["loss"] = loss.detach()
         parts = dict(zip(parts, distributed.total(torch.stack(list(parts.values()))).tolist(), strict=True))
         if not math.isfinite(parts["loss"]):
             raise TrainingError(f"the loss became {parts['loss']} at step {self.step}: lower lr_new or lr_pretrained")
@@ -492,7 +501,7 @@ class Trainer:
         count, part = self.config.validation_samples, self.config.batch_size // self.processes
         for first in range(self.rank * part, count, self.config.batch_size):
             batch = collate([self.heldout.sample(i) for i in range(first, min(count, first + part))])
-            maps = self._forward(network, batch)
+            maps, _ = self._forward(network, batch)
             boxes, _ = decode(maps)
             overlap = giou(boxes.cpu(), batch.boxes).clamp(min=0)
             confidence = maps.score.flatten(1).amax(1).cpu()
@@ -556,7 +565,7 @@ class Trainer:
 
 
 def train(config_path: str | Path, out: str | Path, resume: bool = False,
-          datasets: dict[str, str] | None = None) -> Path:
+          datasets: dict[str, str] | None = None, model: str | None = None) -> Path:
     """Train as a YAML file says.
 
     Args:
@@ -564,6 +573,7 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False,
         resume: go on from the checkpoint in ``out`` (a missing one is an error; of a finished run the weights
             are written again).
         datasets: folders of data sets, by name, in place of or besides those of the YAML file.
+        model: configuration to train in place of the YAML file's.
 
     Started by torchrun on one machine or several, its processes share every batch and end with the weights that one
     process would have, but for rounding; each machine must see the same ``out``.
@@ -579,6 +589,8 @@ def train(config_path: str | Path, out: str | Path, resume: bool = False,
     out, config = Path(out), read_config(config_path)
     if datasets:
         config = dataclasses.replace(config, datasets={**(config.datasets or {}), **datasets})
+    if model:
+        config = dataclasses.replace(config, model=model)
     stopped = None
     with distributed.processes(training_device(config)):
         trainer = Trainer(config, out)
