@@ -48,6 +48,12 @@ class ColourNetwork:
         self.texts.append(sentences[0])
         return next((name for name in COLOURS if name in sentences[0]), "")
 
+    def encode_phrase(self, sentences):
+        return None
+
+    def ground(self, search, words, phrase):
+        return self.track(search, self.encode_template(None), words)
+
     def encode_template(self, template, blank=None, batch=1):
         if template is None:
             return torch.zeros(1, 3)

@@ -7,14 +7,16 @@ from vlt_ros.networks import Maps
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.tracker import ground
 from vlt_ros.tracker.geometry import Window, crop, hann, window_around
-from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.look import Looker, Words
+
+NO_WORDS = Words(None, None)
 
 
 def test_box_is_mapped_back_about_the_window(network, scene):
     image = scene(green=(100, 80, 40, 30))
     looker = Looker(network)
     for window in (Window(80, 60, 128), Window(60, 40, 192), Window(-60, -70, 320), Window(0, -40, 320)):
-        sighting = looker.look(image, window, looker.blank(), looker.words("the green box"))
+        sighting = looker.look(image, window, None, looker.words("the green box"))
         step = window.side / 64                     # one pixel of the crop
         assert sighting.box == pytest.approx((100, 80, 40, 30), abs=1.5 * step)
         assert sighting.point == pytest.approx((120, 95), abs=step)
@@ -30,23 +32,23 @@ class TwoPeaks:
         score[0, 0, 4, 4], score[0, 0, 0, 7] = 0.6, 0.8
         self.maps = Maps(score, torch.full((1, 2, 8, 8), 0.5), torch.full((1, 2, 8, 8), 0.25))
 
-    def track(self, search, template, words):
+    def ground(self, search, words, phrase):
         return self.maps
 
 
 def test_window_picks_the_cell_and_confidence_is_the_score_before_it(network, scene):
     looker = Looker(TwoPeaks(network))
     window = Window(0, 0, 64)
-    free = looker.look(scene(), window, None, None)
+    free = looker.look(scene(), window, None, NO_WORDS)
     assert free.confidence == pytest.approx(0.8) and free.point == pytest.approx((60, 4))
-    held = looker.look(scene(), window, None, None, centre_weight=0.5)
+    held = looker.look(scene(), window, None, NO_WORDS, centre_weight=0.5)
     assert held.confidence == pytest.approx(0.6) and held.point == pytest.approx((36, 36))
     assert held.box == pytest.approx((28, 28, 16, 16))
     # (1 - w) s + w h s: the middle wins from the w on at which its sum is the larger one.
     h = hann(8)
     turn = (0.8 - 0.6) / ((0.8 - 0.6) + 0.6 * h[4, 4] - 0.8 * h[0, 7])
     for weight, point in ((turn - 0.01, (60, 4)), (turn + 0.01, (36, 36))):
-        assert looker.look(scene(), window, None, None, weight).point == pytest.approx(point)
+        assert looker.look(scene(), window, None, NO_WORDS, weight).point == pytest.approx(point)
 
 
 @pytest.mark.parametrize("poison", ["score", "offset", "size"])
@@ -57,7 +59,7 @@ def test_output_that_is_not_finite_is_no_sighting(poison, value, network, scene)
     getattr(maps, poison)[0, :, 0, 7] = value
     if poison == "score" and value < 0:
         maps.score[0, :, 4, 4] = value
-    sighting = looker.look(scene(), Window(0, 0, 64), None, None)
+    sighting = looker.look(scene(), Window(0, 0, 64), None, NO_WORDS)
     assert sighting.confidence == 0 and all(np.isfinite([*sighting.box, *sighting.point]))
 
 
@@ -77,7 +79,7 @@ def test_network_is_given_the_normalised_crop(tiny, monkeypatch):
 
 def test_maps_do_not_need_gradients(tiny, scene):
     looker = Looker(tiny)
-    maps = looker.maps(scene(), Window(0, 0, 60), looker.blank(), looker.words("a dog"))
+    maps = looker.maps(scene(), Window(0, 0, 60), None, looker.words("a dog"))
     assert not any(m.requires_grad for m in maps) and maps.score.shape == (1, 1, 8, 8)
 
 

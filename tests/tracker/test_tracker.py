@@ -492,7 +492,7 @@ def test_size_smoothing(network, scene):
 
 # the real network -----------------------------------------------------------------------------------------
 def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatch):
-    calls = {"text": 0, "bert": 0, "words": 0, "template": 0, "track": 0}
+    calls = {"text": 0, "bert": 0, "words": 0, "template": 0, "track": 0, "ground": 0}
 
     def count(name, owner, attribute):
         original = getattr(owner, attribute)
@@ -507,6 +507,7 @@ def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatc
     count("bert", tiny.text.bert, "forward")
     count("template", tiny.backbone, "embed_template")
     count("track", tiny, "track")
+    count("ground", tiny, "ground")
     for layer in tiny.saiel.values():
         count("words", layer, "words")
     frames = [np.random.default_rng(k).integers(0, 256, (90, 120, 3), np.uint8) for k in range(4)]
@@ -516,13 +517,13 @@ def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatc
         for k in range(25):
             assert tracker.track(frames[k % 4]).state is State.TRACKING
         assert calls == {"text": command, "bert": command, "words": 2 * command, "template": command,
-                         "track": (25 + len(EXTENT_LOOKS)) * command}
+                         "track": (25 + len(EXTENT_LOOKS)) * command, "ground": 0}
     calls.update(dict.fromkeys(calls, 0))
     tracker.settings = TrackerSettings(track_threshold=1.0, lost_threshold=0.0)
     tracker.start("the red mug")
     for k in range(60):
         assert tracker.track(frames[k % 4]).state is State.SEARCHING
-    assert calls == {"text": 1, "bert": 1, "words": 2, "template": 0, "track": 60}
+    assert calls == {"text": 1, "bert": 1, "words": 2, "template": 0, "track": 0, "ground": 60}
 
 
 def test_two_trackers_may_share_a_network(tiny):

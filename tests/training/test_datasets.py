@@ -222,6 +222,21 @@ def test_tnl2k(tmp_path, caplog, folder):
     assert warning.endswith(f"1 videos without a sentence (first: {tmp_path / folder}/CM_boy)")
 
 
+def test_clips(tmp_path, caplog):
+    for name in ("dog", "cat"):
+        frames(tmp_path / name / "img", ["00000.webp", "00001.webp", "00002.webp", "00003.webp"])
+        write(tmp_path / name / "groundtruth.txt",
+              lines([(10, 10, 30, 30), (0, 0, 0, 0), (4, 12, 30, 30), (5, 12, 30, 30)]))
+        write(tmp_path / name / "language.txt", f"the {name}\n")
+    write(tmp_path / "dog" / "absent.txt", "0\n0\n1\n0\n")
+    write(tmp_path / "notes" / "readme.txt", "no clip")
+    dataset, warning = read("clips", tmp_path, caplog)
+    cat, dog = dataset.videos
+    assert (cat.text, dog.text) == ("the cat", "the dog") and not warning and not dataset.causal
+    assert cat.present.tolist() == [True, False, True, True] and cat.absent.tolist() == [False, True, False, False]
+    assert dog.present.tolist() == [True, False, False, True] and dog.absent.tolist() == [False, True, True, False]
+
+
 def test_otb99(tmp_path, caplog):
     videos = tmp_path / "OTB_videos"
     for name, count, first in (("Car4", 3, 1), ("David", 4, 299), ("Jogging", 3, 1), ("Biker", 3, 1)):
@@ -377,20 +392,21 @@ def test_a_pickle_cannot_run_code(tmp_path):
 @pytest.mark.parametrize("name, missing", [
     ("lasot", "CLASS/CLASS-NUMBER/groundtruth.txt"), ("lasotext", "CLASS/CLASS-NUMBER/groundtruth.txt"),
     ("got10k", "train/list.txt"), ("trackingnet", "TRAIN_0/anno"), ("tnl2k", "TNL2K_train_subset/VIDEO/imgs"),
-    ("otb99", "OTB_query_train"), ("webuav", "Train"), ("coco", "annotations/instances_train2017.json"),
+    ("clips", "VIDEO/img"), ("otb99", "OTB_query_train"), ("webuav", "Train"),
+    ("coco", "annotations/instances_train2017.json"),
     ("refcoco", "refcoco/refs(unc).p"), ("refcoco+", "refcoco+/refs(unc).p"), ("refcocog", "refcocog/refs(umd).p")])
 def test_what_is_missing_is_named(tmp_path, name, missing):
     with pytest.raises(DataSetError) as error:
         read_datasets({name: str(tmp_path)})
     message = str(error.value)
-    assert message.startswith(f"{tmp_path}/{missing} is missing: give the folder of ") and "\n" not in message
+    assert message.startswith(f"{tmp_path}/{missing} is missing: give the folder ") and "\n" not in message
     with pytest.raises(DataSetError, match=re.escape(str(tmp_path / "nowhere"))):
         read_datasets({name: str(tmp_path / "nowhere")})
 
 
 def test_every_reader_is_tried_above():
     assert set(READERS) == {"lasot", "lasotext", "got10k", "trackingnet", "tnl2k", "otb99", "webuav", "coco",
-                            "refcoco", "refcoco+", "refcocog"}
+                            "refcoco", "refcoco+", "refcocog", "clips"}
     with pytest.raises(DataSetError, match="'lasott'.*unknown: known are lasot, lasotext"):
         read_datasets({"lasott": "/data"})
 

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlt_ros.networks.head import CentreHead, Maps
+from vlt_ros.networks.naming import Naming
 from vlt_ros.networks.noise import SampleNoise
-from vlt_ros.networks.text import TextTower
+from vlt_ros.networks.text import SemanticTokens, TextTower
 from vlt_ros.networks.vit import VisionTransformer
 
 
@@ -92,13 +93,18 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig(NetworkConfig):
-    """With a BERT text tower. frozen_minilm: the tower is MiniLM-L6 as its package has it, and is not trained."""
+    """With a BERT text tower.
+
+    frozen_minilm: the tower is MiniLM-L6 as its package has it, and is not trained.
+    naming_layers: frozen layers of the ViT that follow the separate ones to tell names, see ``naming.py``; 0 for none.
+    """
 
     text_dim: int = 768
     text_depth: int = 12
     text_heads: int = 12
     max_words: int = 40
     frozen_minilm: bool = False
+    naming_layers: int = 0
 
     least_text_depth: ClassVar[int] = 1
 
@@ -106,6 +112,9 @@ class LanguageConfig(NetworkConfig):
         super().__post_init__()
         self._positive("text_dim", "text_heads", "max_words")
         self._positive("text_depth", least=self.least_text_depth)
+        self._positive("naming_layers", least=0)
+        if self.naming_layers and not self.separate_layers:
+            raise ValueError(f"{self.name}: naming layers follow separate ones, and there are none")
         self._multiples(("text_dim", "text_heads"))
         tower = (self.text_dim, self.text_depth, self.text_heads)
         if self.frozen_minilm and tower != (384, 6, 12):
@@ -181,6 +190,9 @@ class TrackingNetwork(nn.Module):
             self.matching = nn.Linear(3, config.dim, bias=False)
             nn.init.zeros_(self.matching.weight)
         self.box_head = CentreHead(config.dim, config.head_channels)
+        if self.has_text_tower and config.naming_layers:
+            self.naming = Naming(config.dim, config.num_heads, config.layer_scale, config.naming_layers,
+                                 config.text_dim).requires_grad_(False)
 
     def _add_parts(self) -> None:
         """Make the system's own layers; towers are there, the head is not yet."""
@@ -196,6 +208,11 @@ class TrackingNetwork(nn.Module):
         return self.has_text_tower and self.config.frozen_minilm
 
     @property
+    def tells_names(self) -> bool:
+        """Whether it knows names besides what its joint layers learned."""
+        return hasattr(self, "naming")
+
+    @property
     def listens(self) -> bool:
         """Whether the sentence can change the maps; if not, a target is given by a box alone."""
         return self.has_text_tower
@@ -205,6 +222,8 @@ class TrackingNetwork(nn.Module):
         super().train(mode)
         if self.frozen_text:
             self.text.eval()
+        if self.tells_names:
+            self.naming.eval()
         return self
 
     # once per command -------------------------------------------------------------------------------------
@@ -215,9 +234,15 @@ class TrackingNetwork(nn.Module):
         """
         if not self.has_text_tower:
             return ()
+        return self.words(self._semantic(sentences, noise), noise)
+
+    def encode_phrase(self, sentences: list[str]) -> Tensor | None:
+        """What :meth:`ground` compares with the tokens, (B, C'); None without names, or where a sentence is ''."""
+        return self.naming.phrase(self._semantic(sentences)) if self.tells_names and all(sentences) else None
+
+    def _semantic(self, sentences: list[str], noise: SampleNoise | None = None) -> SemanticTokens:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_text):
-            semantic = self.text(sentences, noise)
-        return self.words(semantic, noise)
+            return self.text(sentences, noise)
 
     def words(self, semantic, noise: SampleNoise | None = None) -> Any:
         """What :meth:`encode_text` gives, from the tower's :class:`SemanticTokens`."""
@@ -252,10 +277,23 @@ class TrackingNetwork(nn.Module):
     # every frame ------------------------------------------------------------------------------------------
     def track(self, search: Tensor, template: Tensor, words: Any) -> Maps:
         """Search crop (B, 3, Hx, Wx) with what :meth:`encode_template` and :meth:`encode_text` gave: the maps."""
-        return self.maps(self.encode(search, template, words)["search"])
+        return self.maps(self.encode(self.encode_search(search), template, words)["search"])
+
+    def ground(self, search: Tensor, words: Any, phrase: Tensor | None = None) -> Maps:
+        """Text alone: the maps of search crops (B, 3, Hx, Wx) by :meth:`encode_text` and :meth:`encode_phrase`."""
+        tokens = self.encode_search(search)
+        maps = self.maps(self.encode(tokens, self.encode_template(None, batch=len(tokens)), words)["search"])
+        return maps if phrase is None else self.naming.weigh(maps, self.naming(tokens, phrase))
+
+    def encode_search(self, search: Tensor) -> Tensor:
+        """Search crops (B, 3, Hx, Wx) to their tokens (B, Nx, C) before the first joint layer."""
+        return self._separate(self._embed_search(search))
 
     def encode(self, search: Tensor, template: Tensor, words: Any) -> dict[str, Any]:
-        """Everything before the head; arguments as in :meth:`track`.
+        """Everything between the separate layers and the head.
+
+        Args:
+            search, template: tokens from :meth:`encode_search` and :meth:`encode_template`. words: of the sentences.
 
         Returns:
             "search": the search tokens (B, Nx, C) that the head reads, and what :meth:`terms` needs besides.
@@ -269,13 +307,12 @@ class TrackingNetwork(nn.Module):
 
     def _enter(self, search: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
         """Template tokens (B, Nz, C) and search tokens (B, Nx, C) as they enter the first joint layer."""
-        tokens = self._separate(self._embed_search(search))
         if self.config.matching_prior:
-            tokens = tokens + self.matching(self._match(tokens, template))
-        template = template.to(tokens.dtype)
+            search = search + self.matching(self._match(search, template))
+        template = template.to(search.dtype)
         if self.config.separate_layers:
-            template = template + self.template_type.to(tokens.dtype)
-        return template, tokens
+            template = template + self.template_type.to(search.dtype)
+        return template, search
 
     def _central(self, device: torch.device) -> Tensor:
         """(Nz,) True for the template's central half, where the target is by the crop's factor of 2."""

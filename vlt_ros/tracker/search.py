@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from vlt_ros.tracker.geometry import Window, overlap, tiles, whole_frame, window_around
-from vlt_ros.tracker.look import Looker, Sighting
+from vlt_ros.tracker.look import Looker, Sighting, Words
 from vlt_ros.tracker.target import Box
 
 # A box must be found again in the next frames at about the same place.
@@ -54,8 +54,8 @@ class TextSearch:
     Thresholds are tracking's; how sure a find must be follows from them, see :func:`needed`.
     """
 
-    def __init__(self, looker: Looker, words) -> None:
-        self.looker, self.words, self.blank = looker, words, looker.blank()
+    def __init__(self, looker: Looker, words: Words) -> None:
+        self.looker, self.words = looker, words
         self.confidence = 0.0
         self._frames = self._sweep()
         next(self._frames)
@@ -68,7 +68,7 @@ class TextSearch:
         return self._frames.send((image, threshold))
 
     def _look(self, image: np.ndarray, window: Window) -> Sighting:
-        sighting = self.looker.look(image, window, self.blank, self.words)
+        sighting = self.looker.look(image, window, None, self.words)
         self.confidence = sighting.confidence
         return sighting
 
@@ -101,7 +101,7 @@ class TextSearch:
 class AppearanceSearch:
     """Search for a lost target by its template (and words): near its last place in every other look."""
 
-    def __init__(self, looker: Looker, template: Tensor, words, last: Box) -> None:
+    def __init__(self, looker: Looker, template: Tensor, words: Words, last: Box) -> None:
         self.looker, self.template, self.words, self.last = looker, template, words, last
         self.confidence = 0.0
         self._windows = iter(())

@@ -120,7 +120,7 @@ class Tracker:
         looker = self._looker
         frame = np.zeros((looker.size, looker.size, 3), np.uint8)
         box = (0.25 * looker.size, 0.25 * looker.size, 0.5 * looker.size, 0.5 * looker.size)
-        for template in (looker.template(frame, box), looker.blank()):
+        for template in (looker.template(frame, box), None):
             looker.look(frame, window_around(box, 2.0), template, looker.words("the target"))
 
     # commands ---------------------------------------------------------------------------------------------

@@ -81,12 +81,13 @@ class Sample:
 class CandidateScene:
     """A picture with equal candidates and two phrases, for measuring whether the phrase decides.
 
-    image: RGB uint8 (x, x, 3). boxes: (K, 4) x, y, w, h in pixels. target, wrong_target: indices of the candidates
-    that the right and the wrong phrase describe.
+    image: RGB uint8 (x, x, 3). boxes: (K, 4) x, y, w, h in pixels. names: K. target, wrong_target: indices of the
+    candidates that the right and the wrong phrase describe.
     """
 
     image: np.ndarray
     boxes: np.ndarray
+    names: tuple[str, ...]
     right: str
     wrong: str
     target: int
@@ -237,13 +238,13 @@ class SampleGenerator:
             scene = self._scene(rng, by, count)
             if scene is None:
                 continue
-            image, boxes, nouns, _ = scene
+            image, boxes, nouns, _, names = scene
             # All or none: dropping scenes for the target's sake alone would favour outer places.
             if any(noun is None for noun in nouns):
                 continue
             target, wrong = (int(i) for i in rng.permutation(count)[:2])
-            return CandidateScene(image, np.array(boxes, float), f"the {nouns[target]}", f"the {nouns[wrong]}",
-                                  target, wrong)
+            return CandidateScene(image, np.array(boxes, float), tuple(names), f"the {nouns[target]}",
+                                  f"the {nouns[wrong]}", target, wrong)
         raise RuntimeError(f"no scene could be made for seed {self.seed}, index {index}")
 
     def photograph(self, index: int, told_apart: bool = False) -> Photograph:
@@ -648,8 +649,8 @@ class SampleGenerator:
             by: 'colour', 'position', 'name', or 'both' for colour and position.
 
         Returns:
-            picture, boxes (x, y, w, h in pixels), a true noun phrase of each (None where there is none), and a noun
-            phrase true of no candidate (or None); or None when the scene did not work out.
+            picture, boxes (x, y, w, h in pixels), a true noun phrase of each (None where there is none), a noun phrase
+            true of no candidate (or None), and the candidates' names; or None when the scene did not work out.
         """
         n = self.search_size
         if rng.random() < 0.4:
@@ -713,7 +714,7 @@ class SampleGenerator:
                 if not any(same_kind(name, other) for other in names):
                     absent = name
                     break
-        return canvas, boxes, nouns, absent
+        return canvas, boxes, nouns, absent, names
 
     def _different(self, rng, count: int) -> list[int]:
         """Cut-outs of different names (fewer than ``count`` when it did not work out)."""
@@ -746,7 +747,7 @@ class SampleGenerator:
         scene = self._scene(rng, by, count)
         if scene is None:
             return None
-        image, boxes, nouns, absent = scene
+        image, boxes, nouns, absent, _ = scene
         n = self.search_size
         target = int(rng.integers(count))
         present, noun = True, nouns[target]
@@ -815,6 +816,11 @@ class SampleGenerator:
         around = self._background(rng) if rng.random() < 0.3 else None
         search = self._photometric(_window(image, left, top, side, self.search_size, around), rng, 0.6, colour=False)
         return self._text_only(search, np.zeros(4, np.float32), text, False, "photo", rng)
+
+    def letterboxed(self, image: np.ndarray) -> tuple[np.ndarray, int, int, int]:
+        """A whole picture as a search crop; and its window's left, top and side in the picture's pixels."""
+        left, top, side = (int(round(value)) for value in self._whole(image.shape))
+        return _window(image, left, top, side, self.search_size), left, top, side
 
     @staticmethod
     def _whole(shape) -> tuple[float, float, float]:

@@ -389,6 +389,8 @@ class Trainer:
             self.network.train().requires_grad_(True)
             if self.network.frozen_text:
                 self.network.text.requires_grad_(False)
+            if self.network.tells_names:
+                self.network.naming.requires_grad_(False)
         self.network.to(self.device)
         if self.processes > 1:
             distributed.broadcast(self.network)
@@ -462,7 +464,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             words = network.encode_text(batch.sentences, noise)
             template = network.encode_template(normalise(batch.template.to(self.device)), batch.blank.to(self.device))
-            encoded = network.encode(normalise(batch.search.to(self.device)), template, words)
+            search = network.encode_search(normalise(batch.search.to(self.device)))
+            encoded = network.encode(search, template, words)
             return network.maps(encoded["search"]), network.terms(encoded) if network.training else {}
 
     def train_step(self, batch: Batch) -> dict[str, float]:

@@ -16,7 +16,7 @@ from vlt_ros.training.datasets.given import stills_and_clips
 READERS = {"lasot": videos.lasot, "lasotext": videos.lasotext, "got10k": videos.got10k,
            "trackingnet": videos.trackingnet, "tnl2k": videos.tnl2k, "otb99": videos.otb99, "webuav": videos.webuav,
            "coco": pictures.coco, "refcoco": pictures.refcoco, "refcoco+": pictures.refcoco_plus,
-           "refcocog": pictures.refcocog}
+           "refcocog": pictures.refcocog, "clips": videos.clips}
 
 __all__ = ["READERS", "DataSet", "DataSetError", "Frames", "Picture", "Thing", "Video", "is_heldout", "part",
            "read_datasets", "stills_and_clips"]

@@ -201,6 +201,32 @@ def tnl2k(root: Path) -> DataSet:
     return _read("tnl2k", root, entries, make, omissions)
 
 
+def clips(root: Path) -> DataSet:
+    """Clips of one's own, in the layout that ``vlt evaluate`` reads.
+
+    ROOT/VIDEO/{img/, groundtruth.txt, language.txt}, optionally absent.txt (1 where the target is not to be seen).
+    Names of frames are taken in order; an empty box means that the target is gone. Pairs go both ways in time.
+
+    Raises:
+        DataSetError: there is no such folder in ROOT, or none can be used.
+    """
+    need(root, "give the folder with a folder for each clip")
+    entries = [video for video in _folders(root) if (video / "img").is_dir()]
+    if not entries:
+        raise DataSetError(f"{root}/VIDEO/img is missing: give the folder with a folder for each clip")
+    omissions = Omissions()
+
+    def make(video: Path) -> Video | None:
+        def gone(count: int):
+            labels = read_labels(video / "absent.txt", count)
+            return np.zeros(count, bool) if labels is None else labels > 0
+
+        return make_video(video.name, video / "img", video / "groundtruth.txt",
+                          read_sentence(video / "language.txt"), omissions, gone=gone, empty_is_gone=True)
+
+    return _read("clips", root, entries, make, omissions, causal=False)
+
+
 def otb99(root: Path) -> DataSet:
     """OTB99-Lang (Li et al., "Tracking by Natural Language Specification", CVPR 2017), the training part.
 
