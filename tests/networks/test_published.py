@@ -183,8 +183,8 @@ def reference_maps(w, z, x, token=None, heads=HEADS, elimination=(3, 6, 9), keep
     centre = {8: 3, 12: 5}[side] * (side + 1)
     tokens, index = torch.cat((z, x)), torch.arange(count)
     for n in range(12):
-        tokens, order = reference_layer(tokens, w, f"backbone.blocks.{n}", heads, dim, keep if n in elimination else None,
-                                        centre, template)
+        tokens, order = reference_layer(tokens, w, f"backbone.blocks.{n}", heads, dim,
+                                        keep if n in elimination else None, centre, template)
         index = index if order is None else index[order]
     tokens = F.layer_norm(tokens, (dim,), w["backbone.norm.weight"], w["backbone.norm.bias"], 1e-6)
     grid = torch.zeros(count, dim, dtype=tokens.dtype)

@@ -231,8 +231,8 @@ TERMS = {"all_in_one": ["search_language", "search_template", "template_language
 def test_overfits_eight_pairs(system, tmp_path):
     """Every system by its whole objective: what it trains beside the boxes falls too."""
     config = TrainingConfig(**TINY | {
-        "model": f"{system}_tiny", "steps": 250, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9, "decay_from": 0.5,
-        "validation_samples": 8})
+        "model": f"{system}_tiny", "steps": 250, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9,
+        "decay_from": 0.5, "validation_samples": 8})
     trainer = Trainer(config, tmp_path)
     batch = collate([pair(k) for k in range(PAIRS)])
     steps = [trainer.train_step(batch) for _ in range(config.steps)]
