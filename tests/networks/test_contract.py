@@ -337,3 +337,36 @@ def test_lgtracks_levels_and_query_each_carry_language(make, crops):
                                              network.encode_text(PHRASES[1:])))["alignment"]
     assert term.across and term.first.shape == (1, 64, 16) and term.of == ("search", "language")
     assert torch.equal(term.first, other.first) and not torch.equal(term.second, other.second)
+
+
+# a new system ---------------------------------------------------------------------------------------------
+def test_the_readmes_new_tracker_is_one_file_and_one_line(crops, tmp_path, monkeypatch):
+    """The README's file, found by the README's line, is built, hears, sees, and goes to a file and back."""
+    import re
+    from pathlib import Path
+    from pkgutil import resolve_name
+
+    import vlt_ros.networks
+
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class Mine(" in block)
+    name, place = re.search(r'`"(\w+)": "(mine:Mine)",`', readme).groups()
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom torch import nn\n"
+        "from vlt_ros.networks.base import LanguageConfig, TrackingNetwork\n" + code)
+    monkeypatch.setattr(vlt_ros.networks, "__path__", [*vlt_ros.networks.__path__, str(tmp_path)])
+    system = resolve_name(f"vlt_ros.networks.{place}")
+    monkeypatch.setitem(SYSTEMS, name, system)
+    small = {k: v for k, v in asdict(CONFIGS["lgtrack_tiny"]).items() if k in asdict(system.CONFIGS[0])}
+    monkeypatch.setitem(CONFIGS, "mine_tiny", system.Config(**small | {"name": "mine_tiny"}))
+    torch.manual_seed(0)
+    network = build_network(CONFIGS["mine_tiny"]).eval()
+    save_network(network, tmp_path / "mine.safetensors")
+    loaded = load_network(tmp_path / "mine.safetensors", model="mine_tiny", device="cpu", precision="fp32")
+    template, search = crops()
+    with torch.inference_mode():
+        maps = loaded(template, search, PHRASES[:1])
+        assert moves(maps, network(template, search, PHRASES[:1])) < 0.01
+        assert moves(maps, loaded(template, search, PHRASES[1:])) > 1e-6
+        assert moves(maps, loaded(None, search, PHRASES[:1])) > 1e-6
+    assert describe(CONFIGS["mine_tiny"])["system"] == "mine"
