@@ -177,3 +177,36 @@ def test_the_real_command_in_its_own_process(images, weights, tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: cannot open ") and done.stderr.count("\n") == 1
+
+
+# models ---------------------------------------------------------------------------------------------------
+def test_models_lists_what_every_configuration_costs():
+    from vlt_ros.networks import CONFIGS
+
+    result = vlt("models", "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert list(rows) == list(CONFIGS)
+    fields = {"name", "system", "parameters", "text_parameters", "gflops", "template_size", "search_size", "weights"}
+    assert all(set(row) == fields for row in rows.values())
+    assert rows["pjvlt_s"]["weights"].endswith("pjvlt_s.safetensors") and rows["pjvlt_b"]["weights"] is None
+    assert rows["ostrack_384"]["search_size"] == 384 and rows["ostrack_384"]["system"] == "ostrack"
+    assert 0 < rows["all_in_one_s"]["gflops"] < rows["all_in_one_b"]["gflops"]
+
+
+def test_any_model_by_name(images, weights, tmp_path):
+    """A file of another system tracks by its name; one that hears no sentence says so instead of searching for ever."""
+    from vlt_ros.networks import CONFIGS, build_network, save_network
+
+    for name in ("lgtrack_tiny", "ostrack_tiny"):
+        save_network(build_network(CONFIGS[name]), tmp_path / f"{name}.safetensors")
+        result = vlt("track", images, "--text", "the square", "--box", "10,20,16,14", "--model", name, "--weights",
+                     tmp_path / f"{name}.safetensors", "--max-frames", "2", "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    assert_error(vlt("track", images, "--text", "the square", "--model", "ostrack_tiny", "--weights",
+                     tmp_path / "ostrack_tiny.safetensors", "--out", tmp_path / "no"), "ostrack_tiny", "give a box")
+    assert_error(vlt("track", images, "--text", "x", "--model", "lgtrack_tiny", "--weights", weights, "--out",
+                     tmp_path / "no"), "is for model pjvlt_tiny, not lgtrack_tiny")
+    assert_error(vlt("track", images, "--text", "x", "--model", "satracker_b", "--out", tmp_path / "no"),
+                 "satracker_b has no shipped weights", "--weights")
+    assert not (tmp_path / "no" / "track.jsonl").exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, train. Everything heavy is imported inside the commands."""
+"""The command ``vlt``: track, evaluate, train, models. Everything heavy is imported inside the commands."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def _network_options(command):
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N",
                      help="Where it runs."),
         click.option("--weights", type=click.Path(path_type=Path),
-                     help="Weights file; without it, the shipped one."),
-        click.option("--model", help="Network configuration; without it, the one of the weights."),
+                     help="Weights file, or a published OSTrack or All-in-One checkpoint; without it, "
+                          "the shipped one."),
+        click.option("--model", help="Network configuration, see `vlt models`; without it, the one of the weights."),
     ):
         command = option(command)
     return command
@@ -211,13 +212,37 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, asset
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in that folder.")
 @click.option("--data", "datasets", type=_NamedFolder(), multiple=True,
               help="Folder of a data set (lasot, got10k, coco, ...), before the one that CONFIG names; repeatable.")
-def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[str, str], ...]) -> None:
+@click.option("--model", help="Network configuration to train in place of CONFIG's, see `vlt models`.")
+def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[str, str], ...],
+          model: str | None) -> None:
     """Train a network as the YAML file CONFIG says."""
     if not config.is_file():
         raise click.UsageError(f"{config} is not a file: give the YAML file of a training run")
     from vlt_ros.training.trainer import train as run
 
-    run(config, out or Path("out/train") / config.stem, resume, dict(datasets))
+    name = f"{config.stem}_{model}" if model else config.stem
+    run(config, out or Path("out/train") / name, resume, dict(datasets), model)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def models(as_json: bool) -> None:
+    """List the network configurations that --model takes.
+
+    GFLOPs are a frame's with a sentence of 12 word pieces, two operations for a multiplication and addition, without
+    what is computed once per command and once per target.
+    """
+    from vlt_ros.networks import CONFIGS, describe, shipped_weights
+
+    rows = [describe(config) | {"weights": str(shipped_weights(name) or "") or None}
+            for name, config in CONFIGS.items()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    click.echo(f"{'name':20} {'system':11} {'parameters':>11} {'GFLOPs':>8} {'template':>9} {'search':>7}  weights")
+    for row in rows:
+        click.echo(f"{row['name']:20} {row['system']:11} {row['parameters'] / 1e6:9.1f} M {row['gflops']:8.1f} "
+                   f"{row['template_size']:9} {row['search_size']:7}  {'shipped' if row['weights'] else '-'}")
 
 
 if __name__ == "__main__":

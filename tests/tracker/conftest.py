@@ -25,7 +25,9 @@ class ColourNetwork:
     """
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(template_size=32, search_size=64, search_grid=8, template_grid=4)
+        self.config = SimpleNamespace(name="colour", template_size=32, search_size=64, search_grid=8, template_grid=4,
+                                      inference="vlt")
+        self.listens = True
         self.device = torch.device("cpu")
         self.backbone = SimpleNamespace(norm=SimpleNamespace(weight=torch.zeros(1)))
         self.confidence, self.doubt, self.poison, self.fail = 0.9, 0.02, "", False

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from vlt_ros.networks import CONFIGS, PJVLT, WeightsError, decode, load_network, save_network
+from vlt_ros.networks import CONFIGS, PJVLT, SYSTEMS, WeightsError, decode, load_network, save_network
 from vlt_ros.training.losses import giou
 from vlt_ros.training.trainer import (
     Averaged,
@@ -222,15 +222,26 @@ def test_averaged_weights_follow_slowly():
     assert not averaged.network.training and not any(p.requires_grad for p in averaged.network.parameters())
 
 
+TERMS = {"all_in_one": ["search_language", "search_template", "template_language"],
+         "satracker": ["matching_2", "matching_3"], "lgtrack": ["alignment"]}
+
+
 # whole runs -----------------------------------------------------------------------------------------------
-def test_overfits_eight_pairs(tmp_path):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_overfits_eight_pairs(system, tmp_path):
+    """Every system by its whole objective: what it trains beside the boxes falls too."""
     config = TrainingConfig(**TINY | {
-        "steps": 250, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9, "decay_from": 0.5,
-        "validation_samples": 8})
+        "model": f"{system}_tiny", "steps": 250, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9,
+        "decay_from": 0.5, "validation_samples": 8})
     trainer = Trainer(config, tmp_path)
     batch = collate([pair(k) for k in range(PAIRS)])
-    losses = [trainer.train_step(batch)["loss"] for _ in range(config.steps)]
-    assert losses[-1] < 0.2 * losses[0]
+    steps = [trainer.train_step(batch) for _ in range(config.steps)]
+    boxes = [part["focal"] + 2 * part["giou"] + 5 * part["l1"] for part in steps]
+    assert boxes[-1] < 0.2 * boxes[0]
+    terms = sorted(set(steps[0]) - {"loss", "focal", "giou", "l1", "norm", "lr"})
+    assert terms == TERMS.get(system, [])
+    for name in terms:
+        assert min(part[name] for part in steps[-20:]) < 0.9 * steps[0][name], name
     scores = trainer.validate()
     assert scores["overlap/pair"] > 0.8 and scores["hit/pair"] == 1 and scores["confidence/present"] > 0.5
     # Through the door of the tracker: exported, loaded, decoded.

@@ -179,6 +179,12 @@ class TrackingNetwork(nn.Module):
                 self.text.requires_grad_(False)
         self.backbone = VisionTransformer(config.patch_size, (config.template_grid, config.search_grid), config.dim,
                                           config.depth, config.num_heads, config.layer_scale)
+        grid = config.template_grid
+        middle = range(grid // 4, grid - grid // 4)
+        # Indices of the template's tokens: the central half, where the target is by the crop's factor of 2, and others.
+        for name, wanted in (("central", True), ("surrounding", False)):
+            self.register_buffer(name, torch.tensor([i for i in range(grid * grid) if wanted == (
+                i // grid in middle and i % grid in middle)]), persistent=False)
         self._add_parts()
         if self.has_text_tower:
             # Without a box there is no template: these tokens stand for "no appearance known, use the words".
@@ -314,13 +320,6 @@ class TrackingNetwork(nn.Module):
             template = template + self.template_type.to(search.dtype)
         return template, search
 
-    def _central(self, device: torch.device) -> Tensor:
-        """(Nz,) True for the template's central half, where the target is by the crop's factor of 2."""
-        grid = self.config.template_grid
-        position = torch.arange(grid, device=device)
-        central = (position >= grid // 4) & (position < grid - grid // 4)
-        return (central[:, None] & central[None, :]).flatten()
-
     def _match(self, search_tokens: Tensor, template_tokens: Tensor) -> Tensor:
         """How like the target each search token looks before any joint layer: (B, Nx, 3).
 
@@ -328,10 +327,9 @@ class TrackingNetwork(nn.Module):
         and the mean of the template's central half and with the best of its surroundings. A blank template gives
         near-zero rows' worth of evidence, which training sees.
         """
-        inside = self._central(search_tokens.device)
         template_unit = F.normalize(template_tokens.to(search_tokens.dtype), dim=-1)
         similarity = F.normalize(search_tokens, dim=-1) @ template_unit.transpose(1, 2)
-        target, around = similarity[:, :, inside], similarity[:, :, ~inside]
+        target, around = similarity[:, :, self.central], similarity[:, :, self.surrounding]
         return torch.stack((target.amax(-1), target.mean(-1), around.amax(-1)), dim=-1)
 
     # training ---------------------------------------------------------------------------------------------

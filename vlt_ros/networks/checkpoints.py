@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,19 +36,47 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
                            "fetch or copy it again") from error
 
 
+# Whose classes a published checkpoint's statistics may be of: trackers' own code and numpy. They are not needed.
+_STUBBED = ("lib.", "numpy.")
+
+
+class _Stub:
+    """Stands in a pickle for an object of code that is not here: takes whatever it is given and does nothing."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        pass
+
+    def __setstate__(self, state) -> None:
+        pass
+
+
+def _stubs(names: Iterable[str]) -> list[tuple[type, str]]:
+    # One class for each name: torch's reader finds a class by its name and checks instances by their class.
+    return [(type("Stub", (_Stub,), {}), name) for name in names if name.startswith(_STUBBED)]
+
+
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name of a .safetensors file or of a torch checkpoint, which is read without running its code."""
+    """Tensors by name of a .safetensors file or of a torch checkpoint, which is read without running its code.
+
+    Objects of a tracker's own classes beside the tensors become stubs; anything else that is no plain data is refused.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds something else.
+    """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     if not path.is_file():
         raise WeightsError(f"weights file {path} is missing")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Only the zip format, torch's since 1.6, tells its names beforehand.
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        with torch.serialization.safe_globals(_stubs(foreign)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"weights file {path} holds more than tensors, or is damaged ({reason}): "
                            "convert it to safetensors") from error
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):

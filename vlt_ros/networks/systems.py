@@ -12,6 +12,10 @@ from vlt_ros.networks.text import SemanticTokens
 
 SYSTEMS: dict[str, type[TrackingNetwork]] = {name: resolve_name(f"vlt_ros.networks.{place}") for name, place in {
     "pjvlt": "pjvlt:PJVLT",
+    "all_in_one": "all_in_one:AllInOne",
+    "satracker": "satracker:SATracker",
+    "lgtrack": "lgtrack:LGTrack",
+    "ostrack": "ostrack:OSTrack",
 }.items()}
 
 CONFIGS: dict[str, NetworkConfig] = {config.name: config for system in SYSTEMS.values() for config in system.CONFIGS}

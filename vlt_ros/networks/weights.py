@@ -17,6 +17,8 @@ import torch
 
 from vlt_ros.networks.base import TrackingNetwork
 from vlt_ros.networks.checkpoints import WeightsError, file_sha256, fill_module, read_checkpoint, read_safetensors
+from vlt_ros.networks.published import SUFFIXES as PUBLISHED_SUFFIXES
+from vlt_ros.networks.published import read_published
 from vlt_ros.networks.systems import CONFIGS, SYSTEMS, system_of
 from vlt_ros.networks.vit import interpolate_positions
 
@@ -170,7 +172,8 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
     """A network ready to track: weights loaded, in evaluation mode, on its device and in its precision.
 
     Args:
-        weights: a safetensors file; None or '' for the shipped one of ``model``.
+        weights: a safetensors file, or a published checkpoint (.pth, .pt, .tar) of OSTrack-256, OSTrack-384 or
+            All-in-One; None or '' for the shipped one of ``model``.
         model: name of the configuration; with ``weights`` given it must match the file's, None takes any.
         device: auto, cpu or cuda:N. precision: auto (bf16 where the device is fast at it), fp32, bf16 or fp16.
         sha256: expected hash of the weights file, '' for no check.
@@ -191,7 +194,8 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
         precision = "bf16" if _fast_bf16(chosen) else "fp32"
     if precision not in _PRECISIONS:
         raise DeviceError(f"precision {precision!r} is not one of auto, fp32, bf16, fp16")
-    network = read_network(path, sha256)
+    published = path.suffix in PUBLISHED_SUFFIXES
+    network = read_published(path, model, sha256) if published else read_network(path, sha256)
     if model is not None and network.config.name != model:
         raise WeightsError(f"weights file {path} is for model {network.config.name}, not {model}")
     network = network.to(chosen, _PRECISIONS[precision]).eval().requires_grad_(False)

@@ -34,22 +34,25 @@ def window_around(box: Box, factor: float) -> Window:
     return Window(round(x + w / 2 - side / 2), round(y + h / 2 - side / 2), side)
 
 
-def crop(image: np.ndarray, window: Window, size: int) -> np.ndarray:
+def crop(image: np.ndarray, window: Window, size: int, as_ostrack: bool = False) -> np.ndarray:
     """Cut a window out of a BGR frame and scale it to ``size`` x ``size`` RGB uint8.
 
     Outside the frame it is ImageNet's mean colour. Bilinear when growing, area when shrinking: bilinear
     shrinking skips pixels, and a target of a few pixels with them.
+
+    as_ostrack: black outside the frame and always bilinear, as the published weights were trained.
     """
+    padding = (0, 0, 0) if as_ostrack else PADDING
     height, width = image.shape[:2]
     x, y, side = window
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     if left >= right or top >= bottom:
-        return np.full((size, size, 3), PADDING[::-1], np.uint8)
+        return np.full((size, size, 3), padding[::-1], np.uint8)
     patch = image[top:bottom, left:right]
     if patch.shape[0] != side or patch.shape[1] != side:
         patch = cv2.copyMakeBorder(patch, top - y, y + side - bottom, left - x, x + side - right,
-                                   cv2.BORDER_CONSTANT, value=PADDING)
-    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+                                   cv2.BORDER_CONSTANT, value=padding)
+    interpolation = cv2.INTER_AREA if side > size and not as_ostrack else cv2.INTER_LINEAR
     patch = cv2.resize(patch, (size, size), interpolation=interpolation)
     return cv2.cvtColor(patch, cv2.COLOR_BGR2RGB)
 

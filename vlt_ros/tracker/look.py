@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlt_ros.networks import Maps, decode
 from vlt_ros.networks.preprocess import normalise
+from vlt_ros.tracker.commands import CommandError
 from vlt_ros.tracker.geometry import Window, crop, hann, to_frame, whole_frame, window_around
 from vlt_ros.tracker.target import Box
 
@@ -38,19 +39,26 @@ class Words(NamedTuple):
     phrase: Tensor | None
 
 
+def needs_listening(network) -> None:
+    """Raise CommandError when a sentence alone cannot name a target to the network."""
+    if not network.listens:
+        raise CommandError(f"model {network.config.name} does not listen to sentences: give a box, or another model")
+
+
 class Looker:
     """A network with its two crops; holds no target."""
 
     def __init__(self, network) -> None:
         self.network = network
         self.size = network.config.search_size
+        self.as_ostrack = network.config.inference == "ostrack"
         side = network.config.search_grid
         self._hann = torch.from_numpy(hann(side)).view(1, 1, side, side)
 
-    def _tensor(self, crops: np.ndarray) -> Tensor:
+    def _tensor(self, image: np.ndarray, window: Window, size: int) -> Tensor:
         network = self.network
-        pixels = torch.from_numpy(crops).permute(2, 0, 1).unsqueeze(0).to(network.device)
-        return normalise(pixels, network.backbone.norm.weight.dtype)
+        pixels = torch.from_numpy(crop(image, window, size, self.as_ostrack)).permute(2, 0, 1).unsqueeze(0)
+        return normalise(pixels.to(network.device), network.backbone.norm.weight.dtype)
 
     def words(self, text: str) -> Words:
         """The language side of a sentence, once per command."""
@@ -61,11 +69,11 @@ class Looker:
         """The template tokens of a box in a frame, once per target."""
         window = window_around(box, factor=2.0)
         with torch.inference_mode():
-            return self.network.encode_template(self._tensor(crop(image, window, self.network.config.template_size)))
+            return self.network.encode_template(self._tensor(image, window, self.network.config.template_size))
 
     def maps(self, image: np.ndarray, window: Window, template: Tensor | None, words: Words) -> Maps:
         """The head's maps over a window, on the CPU; without a template, by the words alone."""
-        search = self._tensor(crop(image, window, self.size))
+        search = self._tensor(image, window, self.size)
         with torch.inference_mode():
             maps = (self.network.ground(search, *words) if template is None
                     else self.network.track(search, template, words.fused))
@@ -97,7 +105,11 @@ def ground(network, image: np.ndarray, text: str) -> tuple[Box | None, float, tu
 
     Args:
         network: from ``load_network``. image: BGR uint8 (H, W, 3). text: the sentence, '' for none.
+
+    Raises:
+        CommandError: the network does not listen to sentences.
     """
+    needs_listening(network)
     looker = Looker(network)
     height, width = image.shape[:2]
     sighting = looker.look(image, whole_frame(width, height), None, looker.words(text))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
-from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.look import Looker, needs_listening
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 
@@ -51,9 +51,11 @@ class Following:
 
     search_factor: side of the search region over the target's size sqrt(w h).
     centre_weight: share of the Hann window in the score that picks the cell.
-    size_smoothing: share of the new size in the next one, from a confidence of 0.5 on.
+    size_smoothing: share of the new size in the next one, from a confidence of 0.5 on; 1 takes every size as it is.
     extent_share: share of :class:`Extent` that is believed.
     search_growth: factor on the search region's side for every frame in a row without the target.
+    about_centre: map boxes back about the last box's centre itself. The crop's corner is rounded to pixels, so that is
+        up to half a pixel off; OSTrack does it.
     """
 
     search_factor: float = 4.0
@@ -61,6 +63,12 @@ class Following:
     size_smoothing: float = 0.35
     extent_share: float = 0.6
     search_growth: float = 1.25
+    about_centre: bool = False
+
+
+# Ye et al., ECCV 2022, as their released tracker does it.
+OSTRACK_FOLLOWING = Following(search_factor=4.0, centre_weight=1.0, size_smoothing=1.0, extent_share=0.0,
+                              search_growth=1.0, about_centre=True)
 
 
 def check_image(image: np.ndarray) -> None:
@@ -84,13 +92,13 @@ class Tracker:
     Args:
         network: from ``vlt_ros.networks.load_network``.
         settings: thresholds; assign :attr:`settings` between frames to change them.
-        following: how it follows, see :class:`Following`.
+        following: how it follows, see :class:`Following`; without it, as the network's ``config.inference`` says.
     """
 
     def __init__(self, network, settings: TrackerSettings | None = None, following: Following | None = None) -> None:
         self.settings = settings or TrackerSettings()
-        self.following = following or Following()
         self._looker = Looker(network)
+        self.following = following or (OSTRACK_FOLLOWING if self._looker.as_ostrack else Following())
         self._target = Target()
         self._forget()
 
@@ -139,6 +147,8 @@ class Tracker:
         text = validate_text(text)
         if box is None and not text:
             raise CommandError("a command needs a text or a box")
+        if box is None:
+            needs_listening(self.network)
         if box is not None:
             try:
                 check_image(image)
@@ -174,7 +184,7 @@ class Tracker:
         if self._words is None:
             raise CommandError("there is no target to search for: send a command first")
         old = self._target
-        if old.text:
+        if old.text and self.network.listens:
             words = self._words
             self._forget()
             self._words, self._search = words, TextSearch(self._looker, words)
@@ -186,7 +196,7 @@ class Tracker:
 
     def clear(self) -> Target:
         """Time jumped: appearance and motion no longer hold. With a text search again, box alone goes IDLE."""
-        if self._words is None or not self._target.text:
+        if self._words is None or not self._target.text or not self.network.listens:
             return self.stop()
         self._target = replace(self.search_again(), last_seen=None)
         return self._target
@@ -221,6 +231,8 @@ class Tracker:
 
     def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
         """What the network makes of the given box in its own frame, from a few looks around it."""
+        if not self.following.extent_share:
+            return Extent()
         x, y, w, h = box
         scale = math.sqrt(w * h)
         found = []
@@ -274,13 +286,20 @@ class Tracker:
                 return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
         self._below_since, self._misses = None, 0
-        box = self._smooth(self._extent.apply(sighting.box), confidence)
+        x, y, w, h = self._box
+        seen = sighting.box
+        if following.about_centre:
+            seen = (seen[0] + x + w / 2 - window.side / 2 - window.x, seen[1] + y + h / 2 - window.side / 2 - window.y,
+                    *seen[2:])
+        box = self._smooth(self._extent.apply(seen), confidence)
         self._box = clip(box, width, height, min(10, width, height))
         state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
         return Target(state, self._box, confidence, old.target_id, old.text, now)
 
     def _smooth(self, box: Box, confidence: float) -> Box:
         """The new centre with a size between the old and the new one: sizes jump more than targets do."""
+        if self.following.size_smoothing == 1:
+            return box
         x, y, w, h = box
         share = self.following.size_smoothing * min(1.0, confidence / 0.5)
         smooth_w = math.exp((1 - share) * math.log(self._box[2]) + share * math.log(max(w, 1.0)))
