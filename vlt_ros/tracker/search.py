@@ -65,7 +65,12 @@ class TextSearch:
 
         ``confidence`` is the look's own.
         """
-        return self._frames.send((image, threshold))
+        try:
+            return self._frames.send((image, threshold))
+        except Exception:       # the network failed, and with it the generator: the sweep begins anew
+            self._frames = self._sweep()
+            next(self._frames)
+            raise
 
     def _look(self, image: np.ndarray, window: Window) -> Sighting:
         sighting = self.looker.look(image, window, self.blank, self.words)
