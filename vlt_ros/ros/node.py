@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -619,7 +621,12 @@ def _memory_mb(network) -> str:
 
 
 def _init(args: list[str] | None) -> None:
-    """rclpy.init, which fails where the log folder cannot be made: a read-only disk is no reason not to run."""
+    """rclpy.init that also works where nothing can be written: a full or read-only disk is no reason not to run."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        # PyTorch makes a folder for a compiler's cache, which is not used here, as soon as it is imported.
+        os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"
     try:
         rclpy.init(args=args)
     except RCLError as error:
