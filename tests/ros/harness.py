@@ -92,7 +92,7 @@ class NodeProcess:
         if self.alive:
             os.kill(self.process.pid, number)
         try:
-            return self.process.wait(15)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from vlt_ros.msg import Target  # noqa: E402
 
 FAULTY = (str(Path(__file__).with_name("faulty_node.py")),)
+ROOT = Path(__file__).resolve().parents[2]
 ERROR = b"\x02"
 
 
@@ -99,28 +101,32 @@ def namespaces_work() -> bool:
 
 
 WITH_NAMESPACES = pytest.mark.skipif(not namespaces_work(), reason="this machine lets nobody make a namespace")
-# Temporary folders of four kilobytes, filled; what the test needs is seen below /mnt.
+# Temporary folders of four kilobytes, filled; the first two arguments are folders that stay.
 FULL_DISK = """
-mount --bind "$1" /mnt && shift &&
-for folder in /tmp /var/tmp; do
-    mount -t tmpfs -o size=4k none $folder && head -c 8192 /dev/zero > $folder/full 2> /mnt/full
+keep="$1 $2"; shift 2
+mount --rbind /tmp /mnt || exit 3
+for folder in /var/tmp /tmp; do
+    mount -t tmpfs -o size=4k none $folder && ! head -c 8192 /dev/zero 2> /dev/null > $folder/full || exit 4
 done
-grep -q "No space left" /mnt/full && cd /proc && exec "$@"
+for folder in $keep; do
+    case $folder in /tmp/*) mkdir -p $folder && mount --bind /mnt/${folder#/tmp/} $folder || exit 5 ;; esac
+done
+cd /proc && exec "$@"
 """
 
 
 @WITH_NAMESPACES
 def test_full_and_read_only_disk_and_no_socket_but_fast_dds(ros, weights, tmp_path):
     """No temporary folder holds a byte, no home or log folder can be made, and Python may not open a socket."""
-    shutil.copy(weights, tmp_path / "weights.safetensors")
+    weights = shutil.copy(weights, tmp_path / "weights.safetensors")
     process = NodeProcess(
         "/full",
         tmp_path / "log.txt",
         program=FAULTY,
-        before=("unshare", "--mount", "--map-root-user", "sh", "-c", FULL_DISK, "sh", str(tmp_path)),
+        before=("unshare", "--mount", "--map-root-user", "sh", "-c", FULL_DISK, "sh", str(ROOT), str(tmp_path)),
         env={name: "/proc/nowhere" for name in ("HOME", "ROS_LOG_DIR", "ROS_HOME", "XDG_CACHE_HOME", "HF_HOME")}
         | {"DENY_SOCKETS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        weights="/mnt/weights.safetensors",
+        weights=weights,
         track_threshold=0.0,
         lost_threshold=0.0,
         image_timeout_s=30.0,
@@ -152,6 +158,23 @@ def test_shipped_weights_start_without_any_network(tmp_path):
     process.wait_for("none -> SEARCHING: target 1 'the red mug'")
     process.wait_for("SEARCHING -> INPUT_TIMEOUT: no image on /lonely/image")
     assert process.interrupt() == 0
+
+
+def test_queues_have_the_depths_of_the_contract(robot):
+    """One slot at every input: what the node cannot take in time must not wait in the middleware either."""
+    from unittest.mock import patch
+
+    from rclpy.qos import HistoryPolicy
+
+    from vlt_ros.ros.node import VltTracker
+
+    made = []
+    # The graph does not tell depths: ask the profiles that the node subscribes with.
+    with patch.object(VltTracker, "create_subscription", lambda self, kind, name, call, qos, **_: made.append(qos)), \
+            patch.object(VltTracker, "create_timer"):
+        VltTracker._subscribe(VltTracker.__new__(VltTracker), SimpleNamespace(image_transport="raw"))
+    assert [(qos.depth, qos.history) for qos in made] == [(1, HistoryPolicy.KEEP_LAST)] * 3
+    assert [qos.reliability.name for qos in made] == ["BEST_EFFORT", "RELIABLE", "RELIABLE"]
 
 
 def test_stamps_from_the_past_and_the_future(robot):
@@ -341,6 +364,6 @@ def test_soak_is_flat(ros, weights, tmp_path):
     from soak import plot, problems, soak
 
     report = soak(20.0, tmp_path / "log.txt", weights=weights, track_threshold=0.1, lost_threshold=0.0)
-    plot(report, Path(__file__).resolve().parents[2] / "out" / "soak" / "short.png")
+    plot(report, ROOT / "out" / "soak" / "short.png")
     assert problems(report) == [] and len(report["samples"]) >= 18
     assert report["answers"] > report["images"] / 4 and "TRACKING" in report["states"]

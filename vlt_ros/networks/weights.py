@@ -122,7 +122,8 @@ def read_network(path: str | Path, sha256: str = "") -> PJVLT:
         raise WeightsError(f"weights file {path} was not written by vlt_ros (no configuration inside)")
     try:
         fields = json.loads(metadata["config"])
-        config = PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        config = PJVLTConfig(**{k: tuple(v) if isinstance(v, list) else v
+                                for k, v in fields.items()})  # type: ignore[arg-type]  # checked by its own rules
         network = PJVLT(config)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path}: {error}") from error

@@ -7,7 +7,7 @@ import os
 import re
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -131,6 +131,6 @@ def _by_library(message: Image, rows: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(bridge.imgmsg_to_cv2(plain, "bgr8"))
         from rosbags.image import message_to_cvimage
 
-        return np.ascontiguousarray(message_to_cvimage(plain, "bgr8"))
+        return np.ascontiguousarray(message_to_cvimage(cast("Image", plain), "bgr8"))
     except Exception as error:    # each library has its own error types, and OpenCV's come through as well
         raise ImageError(f"encoding {message.encoding} cannot be converted: {error}") from error

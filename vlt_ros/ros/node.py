@@ -18,26 +18,33 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
-from vlt_ros.msg import Target, TargetCommand
+from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # generated, in the ament prefix
 from vlt_ros.ros.images import ImageError, to_bgr
 from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, RecentFrames
 from vlt_ros.ros.messages import box_of, diagnostic, target_message
 from vlt_ros.ros.parameters import Parameters, ParameterServer
+
+if TYPE_CHECKING:
+    from vlt_ros.tracker import Tracker
 
 RCLError = rclpy_implementation.RCLError
 
@@ -76,11 +83,19 @@ def _transition(failure: TransitionCallbackReturn) -> Callable:
 class VltTracker(LifecycleNode):
     """Follows what a phrase or a box names through a camera's images. See README.md for its interface."""
 
+    _instead: tuple[int, str] | None            # (state, reason) that hides the tracker's own state
+    _last_stamp: float | None                   # of the image before [s]
+    _unusable: tuple[float, str] | None         # since when images were dropped [s], why the last one was
+    _waiting_box: tuple | None                  # (text, box) for the next image
+    _trouble: tuple[str, str]                   # what keeps images from being answered, and why
+    _last_status: tuple | None                  # as it was last published
+
     def __init__(self, **kwargs) -> None:
         super().__init__("vlt_tracker", **kwargs)
-        self._tracker = None                         # made by configure
+        self._tracker: Tracker | None = None         # made by configure
         self._thread: InferenceThread | None = None  # runs while active
-        self._inputs, self._watchdog = [], None
+        self._inputs: list[Subscription] = []
+        self._watchdog: Timer | None = None
         self._parameter_server = ParameterServer(self, is_configured=lambda: self._tracker is not None,
                                                  on_change=self._parameters_changed)
         self.failure = ""                            # of the last transition, for diagnostics
@@ -564,11 +579,8 @@ class VltTracker(LifecycleNode):
 
     def _forget_images(self) -> None:
         self._header, self._size, self._encoding = Header(), (0, 0), ""    # of the image the target is about
-        self._instead: tuple[int, str] | None = None    # (state, reason) that hides the tracker's own state
-        self._last_stamp: float | None = None
+        self._instead = self._last_stamp = self._unusable = self._waiting_box = None
         self._last_arrival, self._trouble = time.monotonic(), ("", "")
-        self._unusable: tuple[float, str] | None = None     # since when images were dropped, why the last one was
-        self._waiting_box: tuple | None = None
         self._out_of_memory = False
         self._recent.clear()
 
