@@ -158,9 +158,16 @@ def install_packages() -> None:
         chosen = VENV / "requirements.txt"
         chosen.write_text("\n".join(kept) + "\n")
         run(*pip, "-r", chosen, "-c", constraints)
-    else:
-        run(*pip, "-r", ROOT / "requirements.txt", "-r", ROOT / "requirements-ros.txt")
-    run(*pip, "--no-deps", "-r", ROOT / "requirements-nodeps.txt")
+        run(*pip, "--no-deps", "-r", ROOT / "requirements-nodeps.txt")
+        return
+    # Every file must have a hash that the lock names. It names all files of a version, for every platform and
+    # Python, and all packages that are needed: nothing is resolved here.
+    locked = [*pip, "--no-deps", "--require-hashes", "-r"]
+    run(*locked, ROOT / "requirements.lock")
+    # Of PyTorch there is a build for CPUs alone, which needs none of CUDA's packages (gigabytes).
+    version = "import importlib.metadata as m; print(m.version('torch'))"
+    if not subprocess.check_output([PYTHON, "-c", version], text=True, env=clean_env()).strip().endswith("+cpu"):
+        run(*locked, ROOT / "requirements-cuda.lock")
 
 
 def mend_wheels() -> None:
@@ -227,7 +234,8 @@ def build_messages() -> None:
 def main() -> None:
     """Run the steps whose inputs changed."""
     tool = Path(__file__).resolve()
-    wanted = [ROOT / "requirements.txt", ROOT / "requirements-ros.txt", ROOT / "requirements-nodeps.txt"]
+    wanted = [ROOT / "requirements.txt", ROOT / "requirements-nodeps.txt"] if SYSTEM_ROS else [
+        ROOT / "requirements.lock", ROOT / "requirements-cuda.lock"]
     base = digest(f"{sys.version} ros={SYSTEM_ROS} at {ROOT}")
     packages = digest(base, *wanted)
     if not venv_fits():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,23 @@ BOX = (40.0, 30.0, 30.0, 40.0)
 
 
 class NodeProcess:
-    """`vlt_tracker` as a robot runs it; its output goes to a file."""
+    """`vlt_tracker` as a robot runs it; its output goes to a file.
 
-    def __init__(self, namespace: str, log: Path, **parameters: Any) -> None:
+    Args:
+        namespace, log: its namespace, and the file for its output. parameters: of the node.
+        program: what Python runs. before: a command that starts it. env: changes of the environment.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        log: Path,
+        *,
+        program: Sequence[str] = ("-m", "vlt_ros.ros.node"),
+        before: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        **parameters: Any,
+    ) -> None:
         arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
@@ -48,7 +62,8 @@ class NodeProcess:
         self.log = log
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vlt_ros.ros.node", *arguments],
+                [*before, sys.executable, *program, *arguments],
+                env=os.environ | (env or {}),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -58,15 +73,26 @@ class NodeProcess:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    def wait_for(self, text: str, timeout: float = 60) -> None:
+        """Wait for a text in the output."""
+        end = time.monotonic() + timeout
+        while text not in self.output():
+            assert time.monotonic() < end and self.alive, f"waited in vain for {text!r}: {self.output()}"
+            time.sleep(0.05)
+
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def interrupt(self) -> int:
         """One SIGINT, as Ctrl-C sends it; the exit status."""
+        return self.send(signal.SIGINT)
+
+    def send(self, number: signal.Signals) -> int:
+        """A signal that ends the process; the exit status."""
         if self.alive:
-            os.kill(self.process.pid, signal.SIGINT)
+            os.kill(self.process.pid, number)
         try:
-            return self.process.wait(15)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -93,6 +119,9 @@ class Robot:
         self.node.create_subscription(Target, "status", self.statuses.append, LATCHED)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, 10)
         self._prefix = f"{namespace}/vlt_tracker"
+        # Made early: a server that has just discovered a client may lose its first answer.
+        for kind, name in ((ChangeState, "change_state"), (GetState, "get_state")):
+            self._clients[name] = self.node.create_client(kind, f"{self._prefix}/{name}")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -156,7 +185,13 @@ class Robot:
         ).success
 
     def state(self) -> str:
-        return self.call(GetState, "get_state", GetState.Request()).current_state.label
+        for last in (False, False, True):
+            try:
+                return self.call(GetState, "get_state", GetState.Request(), 20.0).current_state.label
+            except AssertionError:
+                if last:
+                    raise
+        return ""
 
     def to_unconfigured(self) -> None:
         for label, name in (("active", "deactivate"), ("inactive", "cleanup")):
@@ -219,6 +254,18 @@ class Robot:
     def say(self, text: str) -> None:
         self.wait_for_subscriber(self.command)
         self.command.publish(String(data=text))
+
+    def follow(self, text: str = "") -> Target:
+        """Point at BOX and show images until it is tracked; the status that says so."""
+        self.show()
+        self.point(BOX, text)
+        for _ in range(200):
+            self.image.publish(self.picture_message())
+            status = self.statuses[-1]
+            if (status.state, status.text, status.command_result) == (Target.TRACKING, text, Target.COMMAND_ACCEPTED):
+                return status
+            time.sleep(0.05)
+        raise AssertionError(f"the box is not tracked; last status {self.statuses[-1]}; {self.diagnostics}")
 
     def point(self, box: tuple = BOX, text: str = "", stamp: Any = None) -> None:
         self.wait_for_subscriber(self.target_command)

@@ -178,3 +178,24 @@ def test_damaged_compressed(data):
 def test_compressed_depth_is_no_picture():
     with pytest.raises(ImageError, match="depth"):
         to_bgr(SimpleNamespace(format="16UC1; compressedDepth png", data=b"x" * 100))
+
+
+def test_few_bytes_that_claim_gigabytes_of_pixels_are_refused():
+    """A PNG's header is believed by decoders before a pixel is there."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def png(side: int) -> SimpleNamespace:
+        rows = zlib.compress(b"\0" * (side // 8 + 1) * side)
+        data = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+                + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+        return SimpleNamespace(format="png", data=data)
+
+    assert to_bgr(png(64)).shape == (64, 64, 3)
+    bomb = png(9000)        # a quarter of a gigabyte
+    assert len(bomb.data) < 30_000
+    with pytest.raises(ImageError, match="compressed image"):
+        to_bgr(bomb)

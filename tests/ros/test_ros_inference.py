@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlt_ros.ros.inference import Frame, InferenceThread, RecentFrames
+from vlt_ros.ros.inference import MAX_JOBS, Frame, InferenceThread, RecentFrames
 
 
 def frame(second: int, size: int = 10) -> Frame:
@@ -89,6 +89,37 @@ def test_an_exception_is_handed_over_and_the_thread_goes_on(made):
     thread.offer(frame(2))
     until(lambda: seen)
     assert str(errors[0]) == "one"
+
+
+def test_waiting_jobs_are_bounded_and_the_newest_stay(made):
+    ran, busy, go = [], threading.Event(), threading.Event()
+    thread = made(lambda one: (busy.set(), go.wait(5)))
+    thread.offer(frame(1))
+    assert busy.wait(5) and thread.busy_since is not None
+    for number in range(MAX_JOBS + 36):
+        thread.post(lambda number=number: ran.append(number))
+    for _ in range(5):
+        thread.post(ran.clear)      # the same one waits once, at the end
+    assert thread.dropped_jobs == 37
+    go.set()
+    thread.post(lambda: ran.append("last"))
+    until(lambda: ran == ["last"])
+
+
+def test_stop_does_not_wait_for_ever_and_what_comes_later_is_not_reported(made):
+    errors, busy, go = [], threading.Event(), threading.Event()
+
+    def hang(one: Frame) -> None:
+        busy.set()
+        go.wait(20)
+        raise RuntimeError("late")
+
+    thread = made(hang, errors.append)
+    thread.offer(frame(1))
+    assert busy.wait(5)
+    assert not thread.stop(0.05)
+    go.set()
+    assert thread.stop(5) and errors == []
 
 
 def test_rate_limit(made):

@@ -268,6 +268,7 @@ def test_enable_pauses(robot):
     robot.show()
     robot.point(BOX, "the red mug")
     robot.wait_for_status(state=Target.TRACKING)
+    assert robot.set(image_timeout_s=1.0).successful
     assert robot.enable(False).success
     status = robot.wait_for_status(state=Target.IDLE, reason="paused by ~/enable")
     assert box_of(status) == (0, 0, 0, 0)

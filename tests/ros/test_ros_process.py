@@ -14,16 +14,9 @@ pytest.importorskip("vlt_ros.msg", reason=WHY)
 from harness import NodeProcess  # noqa: E402
 
 
-def wait_for(process: NodeProcess, text: str, timeout: float = 60) -> None:
-    end = time.monotonic() + timeout
-    while text not in process.output():
-        assert time.monotonic() < end and process.alive, process.output()
-        time.sleep(0.05)
-
-
 def test_autostart_with_missing_weights_lives_on_and_ends_cleanly_on_one_sigint(tmp_path):
     process = NodeProcess("/alone", tmp_path / "log.txt", weights="/nowhere/w.safetensors")
-    wait_for(process, "/nowhere/w.safetensors is missing")
+    process.wait_for("/nowhere/w.safetensors is missing")
     time.sleep(0.5)
     assert process.alive
     assert process.interrupt() == 0

@@ -138,13 +138,14 @@ class VideoFile:
                 image = image[:height, :width]
             else:
                 image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+        assert self._writer is not None     # _open raises without one
         self._writer.write(np.ascontiguousarray(image))
 
     def _open(self, image: np.ndarray) -> None:
         # MPEG-4 stores colour at half resolution, so it takes even sizes only: the odd row or column is cut.
         self._size = (max(2, image.shape[1] // 2 * 2), max(2, image.shape[0] // 2 * 2))
         with quiet_opencv():
-            codec = cv2.VideoWriter_fourcc(*"mp4v")
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, self._size)
         if not self._writer.isOpened():
             self._writer = None

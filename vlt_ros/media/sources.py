@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Frame(NamedTuple):
     """One image: its number in the source (from 0), its time in seconds, and BGR uint8 (H, W, 3) pixels."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name
     stamp: float
     image: np.ndarray
 
@@ -94,7 +94,8 @@ class VideoFrames(Source):
         super().__init__(str(path), fps if 0 < fps <= 1000 else FOLDER_FPS, count if count > 0 else None)
 
     def _frames(self) -> Iterator[Frame]:
-        index, bad = 0, []
+        index = 0
+        bad: list[int] = []
         while bad == [] or (self.length is not None and index < self.length and len(bad) < MAX_BAD_FRAMES):
             ok, image = self.capture.read()
             if ok:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,6 +21,8 @@ _PIXEL_BYTES = {"mono16": 2, "bgr16": 6, "rgb16": 6, "bgra16": 8, "rgba16": 8, "
                 "yuv422_yuy2": 2, "yuyv": 2, "nv12": 1, "nv21": 1}
 _NOT_A_PICTURE = re.compile(r"(8S|16U|16S|32S|32F|64F)(C\d+)?|8UC2|8UC\d\d+")
 _SMALLEST, _LARGEST = 8, 1 << 15
+# A compressed image of a few bytes can claim gigabytes of pixels. OpenCV reads this when it is first imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
 
 
 class ImageError(ValueError):
@@ -128,6 +131,6 @@ def _by_library(message: Image, rows: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(bridge.imgmsg_to_cv2(plain, "bgr8"))
         from rosbags.image import message_to_cvimage
 
-        return np.ascontiguousarray(message_to_cvimage(plain, "bgr8"))
+        return np.ascontiguousarray(message_to_cvimage(cast("Image", plain), "bgr8"))
     except Exception as error:    # each library has its own error types, and OpenCV's come through as well
         raise ImageError(f"encoding {message.encoding} cannot be converted: {error}") from error

@@ -10,6 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_JOBS = 64
+
+
+class Abandoned(Exception):
+    """Raised in a thread that came back from the network after the node had gone on without it."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -94,6 +100,11 @@ class InferenceThread:
         process: called with each image taken from the mailbox.
         on_error: called with an exception that `process` or a job raised; the thread goes on.
         max_rate_hz: asked before each image; 0 for no limit.
+
+    Attributes:
+        dropped: images replaced in the mailbox by a newer one.
+        dropped_jobs: jobs that gave way to newer ones because `MAX_JOBS` waited.
+        busy_since: when the running image or job began, by the monotonic clock [s]; None between two.
     """
 
     def __init__(self, process: Callable[[Frame], None], on_error: Callable[[Exception], None],
@@ -104,20 +115,31 @@ class InferenceThread:
         self._changed = threading.Condition()
         self._stopping = False
         self._last_start = -float("inf")
+        # A daemon: a network that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self.dropped = 0    # images replaced in the mailbox by a newer one
+        self.dropped = self.dropped_jobs = 0
+        self.busy_since: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let the current image or job finish, forget the others, and end the thread."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """Let the current image or job finish, forget the others, and end the thread.
+
+        Args:
+            timeout: how long to wait for it [s]; None: as long as it takes.
+
+        Returns:
+            Whether it ended. If not it is left alone: it takes nothing more and reports no error.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
+        return True
 
     def offer(self, frame: Frame) -> None:
         """Put an image into the mailbox; one that still waits there is dropped and counted."""
@@ -132,8 +154,17 @@ class InferenceThread:
             self._frame = None
 
     def post(self, job: Callable[[], None]) -> None:
-        """Run a job before the next image."""
+        """Run a job before the next image.
+
+        A job that waits already moves to the end, and beyond `MAX_JOBS` the oldest goes: memory stays bounded
+        however many commands come while the network is busy.
+        """
         with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
+            elif len(self._jobs) == MAX_JOBS:
+                self._jobs.popleft()
+                self.dropped_jobs += 1
             self._jobs.append(job)
             self._changed.notify()
 
@@ -153,7 +184,11 @@ class InferenceThread:
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
+            self.busy_since = time.monotonic()
             try:
                 task()
             except Exception as error:    # one image or command is lost, the node lives on
-                self._on_error(error)
+                if not self._stopping:
+                    self._on_error(error)
+            finally:
+                self.busy_since = None

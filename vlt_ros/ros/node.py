@@ -7,30 +7,46 @@ says. So an image never waits behind another, and everything the tracker sees ha
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import resource
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
-from vlt_ros.msg import Target, TargetCommand
+from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # generated, in the ament prefix
 from vlt_ros.ros.images import ImageError, to_bgr
-from vlt_ros.ros.inference import Counters, Frame, InferenceThread, RecentFrames
+from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, RecentFrames
 from vlt_ros.ros.messages import box_of, diagnostic, target_message
 from vlt_ros.ros.parameters import Parameters, ParameterServer
+
+if TYPE_CHECKING:
+    from vlt_ros.tracker import Tracker
+
+RCLError = rclpy_implementation.RCLError
 
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
@@ -39,36 +55,56 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 RECENT_FRAMES_BYTES = 64 << 20     # two seconds of VGA at 30 Hz; a box is drawn on an image of a moment ago
 WATCHDOG_PERIOD_S = 0.05
 WARN_EVERY_S = 5.0
+# What keeps images from being answered.
+SILENT, UNUSABLE, STUCK = "silent", "unusable", "stuck"
+STATE_NAMES = {getattr(Target, name): name
+               for name in ("IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST", "INPUT_TIMEOUT")}
 
 
-def _transition(callback: Callable) -> Callable:
-    """rclpy swallows what a transition callback raises: say it, and fail the transition."""
-    @functools.wraps(callback)
-    def guarded(self: VltTracker, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            callback(self, state)
-        except Exception as error:
-            self.failure = f"{callback.__name__} failed: {error}"
-            self.get_logger().error(self.failure)
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
-    return guarded
+def _transition(failure: TransitionCallbackReturn) -> Callable:
+    """rclpy swallows what a transition callback raises: say it, and end the transition with `failure`.
+
+    FAILURE goes back to the state before; ERROR calls on_error, which frees everything.
+    """
+    def decorate(callback: Callable) -> Callable:
+        @functools.wraps(callback)
+        def guarded(self: VltTracker, state: LifecycleState) -> TransitionCallbackReturn:
+            try:
+                callback(self, state)
+            except Exception as error:
+                self.failure = f"{callback.__name__} failed: {error}"
+                self.get_logger().error(self.failure)
+                return failure
+            return TransitionCallbackReturn.SUCCESS
+        return guarded
+    return decorate
 
 
 class VltTracker(LifecycleNode):
     """Follows what a phrase or a box names through a camera's images. See README.md for its interface."""
 
+    _instead: tuple[int, str] | None            # (state, reason) that hides the tracker's own state
+    _last_stamp: float | None                   # of the image before [s]
+    _unusable: tuple[float, str] | None         # since when images were dropped [s], why the last one was
+    _waiting_box: tuple | None                  # (text, box) for the next image
+    _trouble: tuple[str, str]                   # what keeps images from being answered, and why
+    _last_status: tuple | None                  # as it was last published
+
     def __init__(self, **kwargs) -> None:
         super().__init__("vlt_tracker", **kwargs)
-        self._tracker = None                         # made by configure
+        self._tracker: Tracker | None = None         # made by configure
         self._thread: InferenceThread | None = None  # runs while active
-        self._inputs, self._watchdog = [], None
+        self._inputs: list[Subscription] = []
+        self._watchdog: Timer | None = None
         self._parameter_server = ParameterServer(self, is_configured=lambda: self._tracker is not None,
                                                  on_change=self._parameters_changed)
         self.failure = ""                            # of the last transition, for diagnostics
         self._counters = Counters()
         self._recent = RecentFrames(RECENT_FRAMES_BYTES)
         self._command = (Target.COMMAND_NONE, "")
+        self._publishing = threading.Lock()          # the inference thread publishes, and the watchdog when that hangs
+        self._last_state: int | None = None          # as it was last published
+        self._namesakes = 0                          # other nodes of this name
         self._forget_images()
         self._enabled = True
         # In every state, so that a failed configure can be seen from outside. Steady time: a simulated clock
@@ -85,7 +121,7 @@ class VltTracker(LifecycleNode):
 
     # Lifecycle
 
-    @_transition
+    @_transition(TransitionCallbackReturn.FAILURE)
     def on_configure(self, state: LifecycleState) -> None:
         """Load the network and warm it up; make publishers and services."""
         from vlt_ros.networks import load_network
@@ -107,9 +143,10 @@ class VltTracker(LifecycleNode):
         self._own_services = [self.create_service(Trigger, "~/reset", self._reset),
                           self.create_service(SetBool, "~/enable", self._enable)]
         self._network, self._tracker = network, tracker
-        self._command, self._last_status, self.failure = (Target.COMMAND_NONE, ""), None, ""
+        self._command, self.failure = (Target.COMMAND_NONE, ""), ""
+        self._last_status = self._last_state = None
 
-    @_transition
+    @_transition(TransitionCallbackReturn.FAILURE)
     def on_activate(self, state: LifecycleState) -> None:
         """Subscribe and start the inference thread."""
         values = self.parameters
@@ -117,7 +154,6 @@ class VltTracker(LifecycleNode):
         self._counters = Counters()
         self._counters_before = Counters()
         self._forget_images()
-        self._last_arrival = time.monotonic()
         self._thread = InferenceThread(self._process, self._inference_failed,
                                        max_rate_hz=lambda: self.parameters.max_rate_hz)
         if self._tracker.target.state or not values.initial_command:
@@ -134,9 +170,12 @@ class VltTracker(LifecycleNode):
         self.get_logger().info(f"active: images from {self._inputs[0].topic_name}, "
                                f"commands from {self._inputs[1].topic_name}")
 
-    @_transition
+    @_transition(TransitionCallbackReturn.ERROR)
     def on_deactivate(self, state: LifecycleState) -> None:
-        """Unsubscribe and stop the inference thread; the command stays."""
+        """Unsubscribe and stop the inference thread; the command stays.
+
+        A network that hangs cannot be used again: then everything is freed and the node is unconfigured.
+        """
         self._stop_input()
         self._instead = (Target.IDLE, "the node was deactivated")
         self._publish()
@@ -144,17 +183,17 @@ class VltTracker(LifecycleNode):
             self._network.to("cpu")
             _free_device_memory()
 
-    @_transition
+    @_transition(TransitionCallbackReturn.ERROR)
     def on_cleanup(self, state: LifecycleState) -> None:
         """Free the network, publishers and services."""
         self._release()
 
-    @_transition
+    @_transition(TransitionCallbackReturn.ERROR)
     def on_shutdown(self, state: LifecycleState) -> None:
         """Stop and free everything, from any state."""
         self._release()
 
-    @_transition
+    @_transition(TransitionCallbackReturn.FAILURE)
     def on_error(self, state: LifecycleState) -> None:
         """Free everything: the node is unconfigured again and can be configured anew."""
         self._release()
@@ -176,9 +215,10 @@ class VltTracker(LifecycleNode):
         self._inputs.append(self.create_subscription(String, "command", self._on_command, RELIABLE))
         self._inputs.append(self.create_subscription(TargetCommand, "target_command", self._on_target_command,
                                                      RELIABLE))
-        self._watchdog = self.create_timer(WATCHDOG_PERIOD_S, self._watch_input, clock=self._steady)
+        self._watchdog = self.create_timer(WATCHDOG_PERIOD_S, self._watch, clock=self._steady)
 
     def _stop_input(self) -> None:
+        """Raises RuntimeError when the inference thread does not come back."""
         if self._thread is None:
             return
         for subscription in self._inputs:
@@ -186,12 +226,16 @@ class VltTracker(LifecycleNode):
         if self._watchdog is not None:
             self.destroy_timer(self._watchdog)
         self._inputs, self._watchdog = [], None
-        self._thread.stop()
-        self._thread = None
+        thread, self._thread = self._thread, None
         self._recent.clear()
+        limit = self.parameters.inference_timeout_s
+        since = thread.busy_since
+        if not thread.stop(max(0.1, limit - (time.monotonic() - since if since else 0.0))):
+            raise RuntimeError(f"the network did not come back within {limit:g} s: it is given up")
 
     def _release(self) -> None:
-        self._stop_input()
+        with contextlib.suppress(RuntimeError):    # a thread that hangs is left behind with its network
+            self._stop_input()
         if self._tracker is None:
             return
         self._network = self._tracker = None
@@ -206,7 +250,7 @@ class VltTracker(LifecycleNode):
     def _on_image(self, message: Image | CompressedImage) -> None:
         frame = Frame(message)
         self._counters.received += 1
-        self._last_arrival, self._timed_out = frame.arrival, False
+        self._last_arrival = frame.arrival
         self._recent.add(frame)
         if self._enabled:
             self._thread.offer(frame)
@@ -232,7 +276,7 @@ class VltTracker(LifecycleNode):
             response.message = "the node is not active"
             return response
         if request.data and not self._enabled:
-            self._last_arrival, self._timed_out = time.monotonic(), False
+            self._last_arrival, self._unusable = time.monotonic(), None
             self._thread.post(self._resume)
         elif not request.data:
             self._thread.discard_frame()
@@ -241,17 +285,54 @@ class VltTracker(LifecycleNode):
         response.success, response.message = True, "tracking" if request.data else "paused"
         return response
 
-    def _watch_input(self) -> None:
-        silent = time.monotonic() - self._last_arrival
-        if self._enabled and not self._timed_out and silent > self.parameters.image_timeout_s:
-            self._timed_out = True
-            self._thread.post(self._say_input_timeout)
+    def _watch(self) -> None:
+        """Say it once when no image is answered any more: a controller must not take silence for "nothing new"."""
+        kind = self._find_trouble()
+        if kind == self._trouble[0]:
+            return
+        reason = self._explain(kind)
+        self._trouble = kind, reason
+        if kind == STUCK:
+            self._say_input_timeout(reason)     # here, because the inference thread hangs
+        elif kind:
+            self._thread.post(functools.partial(self._say_input_timeout, reason))
+
+    def _find_trouble(self) -> str:
+        """What keeps images from being answered: SILENT, UNUSABLE, STUCK, or empty when nothing does."""
+        values, now = self.parameters, time.monotonic()
+        busy_since, unusable = self._thread.busy_since, self._unusable
+        if busy_since is not None and now - busy_since > values.inference_timeout_s:
+            return STUCK
+        if self._enabled and now - self._last_arrival > values.image_timeout_s:
+            return SILENT
+        if self._enabled and unusable is not None and now - unusable[0] > values.image_timeout_s:
+            return UNUSABLE
+        return ""
+
+    def _explain(self, kind: str) -> str:
+        values, topic = self.parameters, self._inputs[0].topic_name
+        if kind == STUCK:
+            return f"the network has not come back for {values.inference_timeout_s:g} s"
+        if kind == SILENT:
+            return "; ".join([f"no image on {topic} for {values.image_timeout_s:g} s",
+                              *self._misfits(self._inputs[:1])])
+        if kind == UNUSABLE:
+            _, reason = self._unusable or (0.0, "")         # an image may have become usable just now
+            return f"no usable image on {topic} for {values.image_timeout_s:g} s: {reason}"
+        return ""
+
+    def _misfits(self, inputs: list) -> list[str]:
+        """Publishers whose QoS keeps their messages from us."""
+        return [f"{info.node_name}'s QoS on {one.topic_name} does not fit: {reason.strip(' ;')}"
+                for one in inputs for info in self.get_publishers_info_by_topic(one.topic_name)
+                for fit, reason in [qos_check_compatible(info.qos_profile, one.qos_profile)]
+                if fit == QoSCompatibility.ERROR]
 
     def _parameters_changed(self, values: Parameters) -> None:
         if self._thread is not None:
-            self._thread.post(lambda: self._set_tracker_settings(values))
+            self._thread.post(self._set_tracker_settings)
         elif self._tracker is not None:
-            self._set_tracker_settings(values)
+            self._set_tracker_settings()
 
     # Inference thread: the tracker's only user while the node is active
 
@@ -260,17 +341,18 @@ class VltTracker(LifecycleNode):
         header = frame.message.header
         oldest = self.parameters.max_image_age_s
         if oldest and frame.is_stamped:
-            age = self.get_clock().now().nanoseconds * 1e-9 - frame.stamp
-            if age > oldest:
+            now = self.get_clock().now().nanoseconds * 1e-9
+            age = now - frame.stamp
+            if now and abs(age) > oldest:       # a simulated clock is zero until its first tick
                 self._counters.too_old += 1
-                self.get_logger().warning(f"image dropped: its stamp is {age:.2f} s old, max_image_age_s is "
-                                          f"{oldest}", throttle_duration_sec=WARN_EVERY_S)
+                where = f"{age:.2f} s old" if age > 0 else f"{-age:.2f} s in the future"
+                self._drop(f"its stamp is {where}, max_image_age_s is {oldest:g}")
                 return
         try:
             image = to_bgr(frame.message)
         except ImageError as error:
             self._counters.malformed += 1
-            self.get_logger().warning(f"image dropped: {error}", throttle_duration_sec=WARN_EVERY_S)
+            self._drop(str(error))
             return
         if self._last_stamp is not None and frame.stamp < self._last_stamp:
             self.get_logger().warning(f"time went back by {self._last_stamp - frame.stamp:.3f} s (a looped "
@@ -282,13 +364,27 @@ class VltTracker(LifecycleNode):
         self._encoding = getattr(frame.message, "encoding", "") or frame.message.format
         if self._waiting_box is not None:
             self._start_on(frame, image, *self._waiting_box)
-        self._tracker.track(image, frame.stamp)
+        self._ask("track", image, frame.stamp)
         self._header, self._size, self._instead = header, (image.shape[1], image.shape[0]), None
+        self._unusable = None
         latency = (time.monotonic() - frame.arrival) * 1e3
         self._publish(latency, answers_image=True)
         self._counters.processed += 1
         self._counters.latencies.append(latency)
         self._out_of_memory = False
+
+    def _drop(self, reason: str) -> None:
+        """Count an image as unusable and say why, at most once in a while."""
+        since = self._unusable[0] if self._unusable else time.monotonic()
+        self._unusable = since, reason
+        self.get_logger().warning(f"image dropped: {reason}", throttle_duration_sec=WARN_EVERY_S)
+
+    def _ask(self, method: str, *arguments) -> None:
+        """Call the tracker. Raises Abandoned when the node has given this thread up in the meantime."""
+        tracker = self._tracker
+        getattr(tracker, method)(*arguments)
+        if self._tracker is not tracker:
+            raise Abandoned
 
     def _start(self, text: str, box: tuple | None = None, header: Header | None = None) -> None:
         """Obey a command, or reject it and say why; a rejected one leaves the target as it is."""
@@ -300,7 +396,7 @@ class VltTracker(LifecycleNode):
             text = validate_text(text, self.parameters.max_command_length)
             if box is None:
                 self._waiting_box = None
-                self._tracker.start(text) if text else self._tracker.stop()
+                self._ask("start", text) if text else self._ask("stop")
                 self._command = (Target.COMMAND_ACCEPTED, "")
             elif header.stamp.sec or header.stamp.nanosec:
                 frame = self._recent.find(header.stamp)
@@ -310,13 +406,19 @@ class VltTracker(LifecycleNode):
                         f"{len(self._recent)}: copy the stamp of the image that the box was drawn on, or "
                         "leave it zero")
                 self._start_on(frame, to_bgr(frame.message), text, box)
-            elif (frame := self._recent.newest()) is not None and not self._timed_out:
+            elif (frame := self._recent.newest()) is not None and not self._trouble[0]:
                 self._start_on(frame, to_bgr(frame.message), text, box)
             else:
                 self._waiting_box = (text, box)
                 self._command = (Target.COMMAND_PENDING, "the box waits for the next image")
         except (CommandError, ImageError) as error:
-            self._reject(error)
+            self._reject(str(error))
+        except Abandoned:
+            raise
+        except Exception as error:
+            self._reject(f"the network failed on it, {type(error).__name__}: {error}")
+            self._publish()
+            raise
         self._publish()
 
     def _start_on(self, frame: Frame, image: np.ndarray, text: str, box: tuple) -> None:
@@ -324,15 +426,16 @@ class VltTracker(LifecycleNode):
 
         self._waiting_box = None
         try:
-            self._tracker.start(text, image, box, frame.stamp)
+            self._ask("start", text, image, box, frame.stamp)
             self._command = (Target.COMMAND_ACCEPTED, "")
             self._header, self._size = frame.message.header, (image.shape[1], image.shape[0])
         except CommandError as error:
-            self._reject(error)
+            self._reject(str(error))
 
-    def _reject(self, error: Exception) -> None:
-        self._command = (Target.COMMAND_REJECTED, str(error))
-        self.get_logger().warning(f"command rejected, the target stays as it is: {error}")
+    def _reject(self, reason: str) -> None:
+        self._command = (Target.COMMAND_REJECTED, reason)
+        self.get_logger().warning(f"command rejected, the target stays as it is: {reason}",
+                                  throttle_duration_sec=WARN_EVERY_S)
 
     def _search_again(self) -> None:
         self._tracker.search_again()
@@ -348,30 +451,37 @@ class VltTracker(LifecycleNode):
         self._instead = (Target.IDLE, "paused by ~/enable")
         self._publish(answers_image=True)
 
-    def _say_input_timeout(self) -> None:
-        topic = self._inputs[0].topic_name
-        reason = f"no image on {topic} for {self.parameters.image_timeout_s:g} s"
-        self.get_logger().error(f"{reason}: is the camera running, and does its QoS fit?")
+    def _say_input_timeout(self, reason: str) -> None:
         self._instead = (Target.INPUT_TIMEOUT, reason)
         self._publish(answers_image=True)
 
-    def _set_tracker_settings(self, values: Parameters) -> None:
-        self._tracker.settings = self._tracker_settings(values)
+    def _set_tracker_settings(self) -> None:
+        self._tracker.settings = self._tracker_settings(self.parameters)
 
     def _inference_failed(self, error: Exception) -> None:
         self._counters.failed += 1
-        if not _is_out_of_memory(error):
-            self.get_logger().error(f"image or command dropped, {type(error).__name__}: {error}",
-                                    throttle_duration_sec=WARN_EVERY_S)
-            return
-        _free_device_memory()
-        if self._out_of_memory:
-            self.failure = f"out of memory twice in a row, deactivated: {error}"
-            self.get_logger().error(self.failure)
-            self.executor.create_task(self.trigger_deactivate)
+        reason = f"{type(error).__name__}: {error}"
+        self._unusable = self._unusable[0] if self._unusable else time.monotonic(), reason
+        if _is_device_lost(error):
+            self._give_up(f"the device is lost, deactivated; start the process again: {reason}")
+        elif not _is_out_of_memory(error):
+            self.get_logger().error(f"image or command dropped, {reason}", throttle_duration_sec=WARN_EVERY_S)
+        elif self._out_of_memory:
+            _free_device_memory()
+            self._give_up(f"out of memory twice in a row, deactivated: {error}")
         else:
+            _free_device_memory()
             self._out_of_memory = True
             self.get_logger().warning(f"out of memory: image dropped, memory freed, trying again ({error})")
+
+    def _give_up(self, reason: str) -> None:
+        def deactivate() -> None:
+            if self._thread is not None:        # not when somebody else was faster
+                self.trigger_deactivate()
+
+        self.failure = reason
+        self.get_logger().error(reason)
+        self.executor.create_task(deactivate)
 
     # What goes out
 
@@ -382,16 +492,31 @@ class VltTracker(LifecycleNode):
             latency_ms: since that image's arrival.
             answers_image: send it on `target` too, for a controller; else only on `status`, if it is news.
         """
-        result, reason = self._command
-        state, instead = self._instead or (None, "")
-        message = target_message(self._tracker.target, self._header, self._size, latency_ms, result,
-                                 "; ".join(filter(None, (instead, reason))), state)
-        if answers_image:
-            self._target_publisher.publish(message)
-        status = (message.state, message.target_id, message.text, message.command_result, message.reason)
-        if status != self._last_status:
-            self._last_status = status
-            self._status_publisher.publish(message)
+        with self._publishing:
+            result, reason = self._command
+            state, instead = self._instead or (None, "")
+            message = target_message(self._tracker.target, self._header, self._size, latency_ms, result,
+                                     "; ".join(filter(None, (instead, reason))), state)
+            if answers_image:
+                self._target_publisher.publish(message)
+            status = (message.state, message.target_id, message.text, message.command_result, message.reason)
+            if status != self._last_status:
+                self._last_status = status
+                self._status_publisher.publish(message)
+            if message.state != self._last_state:
+                self._log_state(message, instead)
+                self._last_state = message.state
+
+    def _log_state(self, message: Target, reason: str) -> None:
+        """One line for a change of state."""
+        line = f"{_state_name(self._last_state)} -> {_state_name(message.state)}"
+        if message.state == Target.INPUT_TIMEOUT:
+            self.get_logger().error(f"{line}: {reason}")
+        elif message.state == Target.LOST:
+            self.get_logger().warning(f"{line}: target {message.target_id} {message.text!r}")
+        else:
+            about = f"target {message.target_id} {message.text!r}, confidence {message.confidence:.2f}"
+            self.get_logger().info(f"{line}: {reason or about}")
 
     def _publish_diagnostics(self) -> None:
         where, active = self.get_fully_qualified_name(), self._thread is not None
@@ -400,11 +525,18 @@ class VltTracker(LifecycleNode):
         age = time.monotonic() - self._last_arrival
         malformed, failed = counters.malformed - before.malformed, counters.failed - before.failed
         problems = []
-        if active and self._timed_out:
-            problems.append((error, f"no image for {age:.1f} s"))
+        trouble, reason = self._trouble if active else ("", "")
+        if trouble in (SILENT, UNUSABLE):
+            problems.append((error, reason))
+        elif active:
+            problems += [(warn, misfit) for misfit in self._misfits(self._inputs)]
+        if namesakes := self._count_namesakes():
+            problems.append((error, f"{namesakes + 1} nodes are called {where}: each follows its own commands, "
+                             "rename or stop one"))
         if malformed:
             problems.append((warn, f"{malformed} malformed images in the last second"))
-        status = [diagnostic(f"{self.get_name()}: input", where, problems, {
+        name = where.lstrip("/")
+        status = [diagnostic(f"{name}: input", where, problems, {
             "fps": counters.received - before.received, "age_s": f"{age:.3f}" if active else "",
             "received": counters.received, "processed": counters.processed,
             "dropped": self._thread.dropped if active else 0, "malformed": counters.malformed,
@@ -412,18 +544,21 @@ class VltTracker(LifecycleNode):
             "size": "{}x{}".format(*self._size)}, "ok" if active else "not active")]
         self._counters_before = replace(counters)
         problems = [(error, self.failure)] if self.failure else []
+        if trouble == STUCK:
+            problems.append((error, reason))
         if failed:
             problems.append((warn, f"{failed} images or commands failed in the last second"))
         network = self._network if self._tracker is not None else None
-        status.append(diagnostic(f"{self.get_name()}: inference", where, problems, {
+        status.append(diagnostic(f"{name}: inference", where, problems, {
             "network": network.name if network else "", "device": network.device if network else "",
             "precision": network.precision if network else "", "failed": counters.failed,
             "p50_ms": f"{latencies[len(latencies) // 2]:.1f}" if latencies else "",
             "p95_ms": f"{latencies[len(latencies) * 95 // 100]:.1f}" if latencies else "",
-            "device_memory_mb": _device_memory_mb(network)}, "ok" if network else "not configured"))
+            "memory_mb": _memory_mb(network), "dropped_commands": self._thread.dropped_jobs if active else 0},
+            "ok" if network else "not configured"))
         if self._tracker is not None:
             target = self._tracker.target
-            status.append(diagnostic(f"{self.get_name()}: target", where, [], {
+            status.append(diagnostic(f"{name}: target", where, [], {
                 "state": target.state.name, "confidence": f"{target.confidence:.3f}", "id": target.target_id,
                 "text": target.text, "command": self._command[1] or "ok"}, target.state.name))
         array = DiagnosticArray(status=status)
@@ -432,12 +567,20 @@ class VltTracker(LifecycleNode):
 
     # Small things
 
+    def _count_namesakes(self) -> int:
+        """Other nodes with this node's full name; says it once when their number changes."""
+        own = (self.get_name(), self.get_namespace())
+        count = self.get_node_names_and_namespaces().count(own) - 1
+        if count > self._namesakes:
+            self.get_logger().error(f"{count + 1} nodes are called {self.get_fully_qualified_name()}: each follows "
+                                    "its own commands, rename or stop one")
+        self._namesakes = max(count, 0)
+        return self._namesakes
+
     def _forget_images(self) -> None:
         self._header, self._size, self._encoding = Header(), (0, 0), ""    # of the image the target is about
-        self._instead: tuple[int, str] | None = None    # (state, reason) that hides the tracker's own state
-        self._last_stamp: float | None = None
-        self._last_arrival, self._timed_out = time.monotonic(), False
-        self._waiting_box: tuple | None = None
+        self._instead = self._last_stamp = self._unusable = self._waiting_box = None
+        self._last_arrival, self._trouble = time.monotonic(), ("", "")
         self._out_of_memory = False
         self._recent.clear()
 
@@ -450,8 +593,20 @@ class VltTracker(LifecycleNode):
                                search_interval_frames=values.search_interval_frames)
 
     def stop(self) -> None:
-        """End the inference thread; for the end of the process."""
-        self._stop_input()
+        """End the inference thread; for the end of the process. One that hangs goes with the process."""
+        with contextlib.suppress(RuntimeError):
+            self._stop_input()
+
+
+def _state_name(number: int | None) -> str:
+    return "none" if number is None else STATE_NAMES[number]
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """Whether the CUDA context is broken: nothing in this process can use it again."""
+    import torch
+
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not _is_out_of_memory(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -467,33 +622,72 @@ def _free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _device_memory_mb(network) -> str:
-    if network is None or network.device.type != "cuda":
-        return ""
-    import torch
+def _memory_mb(network) -> str:
+    """Memory in use: the network's on a CUDA device, else the process's."""
+    if network is not None and network.device.type == "cuda":
+        import torch
 
-    return f"{torch.cuda.memory_allocated(network.device) / 1e6:.0f}"
+        return f"{torch.cuda.memory_allocated(network.device) / 1e6:.0f}"
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return f"{pages * resource.getpagesize() / 1e6:.0f}"
+
+
+def _init(args: list[str] | None) -> None:
+    """rclpy.init that also works where nothing can be written: a full or read-only disk is no reason not to run."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        # PyTorch makes a folder for a compiler's cache, which is not used here, as soon as it is imported.
+        os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"
+    try:
+        rclpy.init(args=args)
+    except RCLError as error:
+        if "logging" not in str(error):
+            raise
+        rclpy.try_shutdown()
+        print(f"vlt_tracker: no log file, logging to the terminal alone: {_first_part(error)}", file=sys.stderr)
+        rclpy.init(args=[*(sys.argv if args is None else args), "--ros-args", "--disable-external-lib-logs"])
+
+
+def _first_part(error: Exception) -> str:
+    """rcl's reason without the places in its source code."""
+    return str(error).partition(", at /")[0]
+
+
+def _spin(executor: SingleThreadedExecutor, node: VltTracker) -> None:
+    """Run the callbacks for ever; one that raises is said and the node lives on."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception as error:
+            node.get_logger().error(f"unexpected {type(error).__name__}: {error}", throttle_duration_sec=WARN_EVERY_S)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
     Returns:
-        0, or 2 when a parameter given at start has a wrong type or is out of its range.
+        0, or 2 when the arguments cannot be read, or a parameter given at start has a wrong type or is out of
+        its range.
     """
-    rclpy.init(args=args)
     node = None
     try:
+        _init(args)
         node = VltTracker()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.autostart:
             node.autostart()
-        executor.spin()
+        _spin(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"vlt_tracker: {error}", file=sys.stderr)
+        return 2
+    except (RCLError, rclpy_implementation.UnknownROSArgsError) as error:
+        print(f"vlt_tracker: {_first_part(error)}", file=sys.stderr)
         return 2
     finally:
         # A second SIGINT may arrive in here: what is left then goes with the process.

@@ -51,8 +51,10 @@ class Parameters:
     image_timeout_s: float = _parameter(1.0, "Time without an image after which INPUT_TIMEOUT is said [s]",
                                         runtime=True, low=0.05, high=3600.0)
     max_image_age_s: float = _parameter(
-        0.0, "Drop images whose stamp is older than this [s]; 0: off (needs synchronised clocks)",
-        runtime=True, low=0.0, high=3600.0)
+        0.0, "Drop images whose stamp is older, or farther in the future, than this [s]; 0: off (needs "
+        "synchronised clocks)", runtime=True, low=0.0, high=3600.0)
+    inference_timeout_s: float = _parameter(5.0, "Time for one image or command after which the network counts "
+                                            "as stuck [s]", runtime=True, low=0.1, high=3600.0)
 
     def problem(self) -> str:
         """What is wrong with these values together, with what to do; empty when nothing is."""

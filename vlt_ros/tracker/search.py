@@ -8,7 +8,7 @@ nothing: when a sweep ends without a find, the next begins.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -65,14 +65,19 @@ class TextSearch:
 
         ``confidence`` is the look's own.
         """
-        return self._frames.send((image, threshold))
+        try:
+            return self._frames.send((image, threshold))
+        except Exception:       # the network failed, and with it the generator: the sweep begins anew
+            self._frames = self._sweep()
+            next(self._frames)
+            raise
 
     def _look(self, image: np.ndarray, window: Window) -> Sighting:
         sighting = self.looker.look(image, window, None, self.words)
         self.confidence = sighting.confidence
         return sighting
 
-    def _sweep(self) -> Iterator[Sighting | None]:
+    def _sweep(self) -> Generator[Sighting | None, tuple[np.ndarray, float], None]:
         image, threshold = yield None
         while True:
             for windows in search_levels(image.shape[1], image.shape[0], self.looker.size):
@@ -104,7 +109,7 @@ class AppearanceSearch:
     def __init__(self, looker: Looker, template: Tensor, words: Words, last: Box) -> None:
         self.looker, self.template, self.words, self.last = looker, template, words, last
         self.confidence = 0.0
-        self._windows = iter(())
+        self._windows: Iterator[Window] = iter(())
         self._near = False
 
     def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
@@ -114,8 +119,10 @@ class AppearanceSearch:
         if self._near:
             window = window_around(self.last, 5.0)
         else:
-            window = next(self._windows, None)
-            if window is None:
+            following = next(self._windows, None)
+            if following is not None:
+                window = following
+            else:
                 longer = max(width, height)
                 side = min(max(window_around(self.last, 6.0).side, math.ceil(longer / 4)), longer)
                 x, y = self.last[0] + self.last[2] / 2, self.last[1] + self.last[3] / 2
