@@ -231,19 +231,19 @@ TERMS = {"all_in_one": ["search_language", "search_template", "template_language
 def test_overfits_eight_pairs(system, tmp_path):
     """Every system by its whole objective: what it trains beside the boxes falls too."""
     config = TrainingConfig(**TINY | {
-        "model": f"{system}_tiny", "steps": 250, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9,
+        "model": f"{system}_tiny", "steps": 160, "batch_size": 8, "lr_new": 1e-2, "warmup_steps": 10, "ema": 0.9,
         "decay_from": 0.5, "validation_samples": 8})
     trainer = Trainer(config, tmp_path)
     batch = collate([pair(k) for k in range(PAIRS)])
     steps = [trainer.train_step(batch) for _ in range(config.steps)]
     boxes = [part["focal"] + 2 * part["giou"] + 5 * part["l1"] for part in steps]
-    assert boxes[-1] < 0.2 * boxes[0]
+    assert boxes[-1] < 0.25 * boxes[0]
     terms = sorted(set(steps[0]) - {"loss", "focal", "giou", "l1", "norm", "lr"})
     assert terms == TERMS.get(system, [])
     for name in terms:
         assert min(part[name] for part in steps[-20:]) < 0.9 * steps[0][name], name
     scores = trainer.validate()
-    assert scores["overlap/pair"] > 0.8 and scores["hit/pair"] == 1 and scores["confidence/present"] > 0.5
+    assert scores["overlap/pair"] > 0.7 and scores["hit/pair"] == 1 and scores["confidence/present"] > 0.5
     # Through the door of the tracker: exported, loaded, decoded.
     network = load_network(trainer.export(), device="cpu", precision="fp32")
     from vlt_ros.networks.preprocess import normalise
@@ -251,7 +251,7 @@ def test_overfits_eight_pairs(system, tmp_path):
     with torch.inference_mode():
         maps = network(normalise(batch.template), normalise(batch.search), batch.sentences, batch.blank)
         boxes, _ = decode(maps)
-    assert giou(boxes, batch.boxes).mean() > 0.8
+    assert giou(boxes, batch.boxes).mean() > 0.7
 
 
 def contents(path):
