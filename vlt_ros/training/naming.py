@@ -38,6 +38,8 @@ FORMS = ("the {name}", "{name}", "a {name}", "follow the {name}", "the {colour} 
 PLACES = ("left", "right", "top", "bottom")
 # Of a picture's longer side squared: smaller things have no token of their own.
 LEAST_AREA = 0.0015
+# File of what all trackers with names share.
+SHARED_FILE = "vit_s_named.safetensors"
 # Layers after the six separate ones: all that DINOv2's ViT-S has.
 NAMING_LAYERS = 6
 # Photographs of the training part that weigh the evidence instead of training the projections.
@@ -58,7 +60,7 @@ def full_depth(network: TrackingNetwork, crops: list[np.ndarray]) -> np.ndarray:
     """Full-depth features of square RGB uint8 crops: (B, N, C) in half precision."""
     pixels = normalise(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), network.naming.bias.dtype)
     with torch.inference_mode():
-        return network.naming.features(network.encode_search(pixels.to(network.device))).half().cpu().numpy()
+        return network.naming.features(network.encode_search(pixels)).half().cpu().numpy()
 
 
 def inside(box, side: int) -> np.ndarray:
@@ -191,7 +193,7 @@ class Query:
 
 def ask(network: TrackingNetwork, crop: np.ndarray, text: str, box, present: bool) -> Query:
     """One query; box as x, y, w, h in fractions of the crop."""
-    pixels = normalise(torch.from_numpy(crop)[None].permute(0, 3, 1, 2), network.naming.bias.dtype).to(network.device)
+    pixels = normalise(torch.from_numpy(crop)[None].permute(0, 3, 1, 2), network.naming.bias.dtype)
     with torch.inference_mode():
         semantic = network.text([text])
         tokens = network.encode_search(pixels)
@@ -254,12 +256,15 @@ def with_naming(network: TrackingNetwork, layers: int) -> TrackingNetwork:
 
 
 def teach(weights: str | Path | None, data: str | Path, assets: str | Path, out: str | Path, *, scenes: int = 1200,
-          steps: int = 1500, seed: int = 0, base: str | Path | None = None, progress: bool = True) -> Path:
-    """Give a tracker of ``start: dinov2`` (its separate layers frozen) names, and save it under ``out``.
+          steps: int = 900, seed: int = 0, progress: bool = True) -> Path:
+    """Give a tracker of ``start: dinov2`` (its separate layers frozen) names, and save it in two files under ``out``.
+
+    :data:`SHARED_FILE` has what stays the same for every tracker that starts so: separate layers and names. The other,
+    the tracker's, has the rest, and needs the first beside it.
 
     Args:
         weights: the tracker, None for the shipped one. data, assets: as for training. scenes: of pasted objects.
-        steps: of the projections. base: weights file whose equal tensors are left out, see ``save_network``.
+        steps: of the projections.
 
     Returns:
         the weights file.
@@ -282,8 +287,21 @@ def teach(weights: str | Path | None, data: str | Path, assets: str | Path, out:
     with torch.autocast("cpu", torch.bfloat16):
         asked = queries(network, generator, tuning, rng, 300, bar("queries"))
     weigh_evidence(network.naming, asked)
-    path = Path(out) / f"{network.config.name}.safetensors"
-    save_network(network, path, base=base)
+    return save_named(network, Path(out))
+
+
+def save_named(network: TrackingNetwork, out: Path) -> Path:
+    """Write the two files of :func:`teach`; returns the tracker's."""
+    from safetensors.torch import save_file
+
+    separate = tuple(f"backbone.blocks.{i}." for i in range(network.config.separate_layers))
+    frozen = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()
+              if name.startswith(("backbone.patch_embed.", "backbone.pos_embed_", "naming.", *separate))
+              and name != "naming.evidence"}
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(frozen, out / SHARED_FILE, metadata={"format": "vlt_ros", "holds": "frozen layers and names"})
+    path = out / f"{network.config.name}.safetensors"
+    save_network(network, path, base=out / SHARED_FILE)
     return path
 
 
@@ -293,10 +311,9 @@ def main() -> None:
     parser.add_argument("--weights", help="the tracker; without it the shipped one")
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--assets", default="build/assets")
-    parser.add_argument("--base", help="weights file whose equal tensors are left out, in the folder of --out")
-    parser.add_argument("--out", required=True, help="folder for the weights file")
+    parser.add_argument("--out", required=True, help="folder for the two weights files")
     arguments = parser.parse_args()
-    print(teach(arguments.weights, arguments.data, arguments.assets, arguments.out, base=arguments.base))
+    print(teach(arguments.weights, arguments.data, arguments.assets, arguments.out))
 
 
 if __name__ == "__main__":
