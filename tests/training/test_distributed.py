@@ -18,9 +18,10 @@ import yaml
 from small_tree import write_tree
 from torch import nn
 
-from vlt_ros.networks import CONFIGS, PJVLT
+from vlt_ros.networks import CONFIGS, PJVLT, Contrast, Matching
 from vlt_ros.networks.head import CentreHead, Maps
 from vlt_ros.training import distributed
+from vlt_ros.training.alignment import alignment_losses
 from vlt_ros.training.losses import tracking_loss
 from vlt_ros.training.trainer import Samples, Trainer, TrainingConfig, TrainingError, read_config, train
 
@@ -40,6 +41,20 @@ def head_and_loss(head, grids, boxes, present):
     loss.backward()
     distributed.sum_gradients(head.parameters())
     return {name: float(distributed.total(value)) for name, value in parts.items()}
+
+
+def terms_and_losses(part: slice):
+    """A contrast and a dense matching of eight samples, of which not all take part, and the features' gradients."""
+    generator = torch.Generator().manual_seed(1)
+    features = [torch.randn(8, *shape, generator=generator)[part].requires_grad_() for shape in ((6,), (6,), (36, 6))]
+    first, second, tokens = features
+    _, boxes, present = (values[part] for values in batch_of_eight())
+    made_of = {"search": present, "language": torch.tensor([True, False, True, True, False, True, True, True])[part]}
+    terms = {"pairs": Contrast(first, second, ("search", "language"), 0.5), "dense": Matching(tokens, second, 0.5)}
+    losses = alignment_losses(terms, boxes, made_of)
+    sum(losses.values()).backward()
+    return ({name: float(distributed.total(value.detach())) for name, value in losses.items()},
+            [tensor.grad for tensor in features])
 
 
 def head_of(norm: bool):
@@ -62,6 +77,7 @@ def _two_heads(rank: int, meeting: str, out: str) -> None:
         parts = head_and_loss(head, *(values[part] for values in batch_of_eight()))
         results[norm] = {"parts": parts, "grads": {n: p.grad for n, p in head.named_parameters()},
                          "state": head.state_dict()}
+    results["terms"] = terms_and_losses(part)
     other = nn.Linear(2, 2)
     nn.init.constant_(other.weight, rank + 1.0)
     distributed.broadcast(other)
@@ -91,6 +107,12 @@ def test_losses_gradients_and_statistics_of_two_processes_are_those_of_one(tmp_p
     # With each process's own statistics the same comparison fails by far: it can tell.
     worst = max(float((first[False]["grads"][n] - p.grad).abs().max()) for n, p in head.named_parameters())
     assert worst > 1e-2
+    # The contrast is over the samples of both, and each process has its own features' part of the whole gradient.
+    losses, gradients = terms_and_losses(slice(0, 8))
+    assert first["terms"][0] == second["terms"][0] == pytest.approx(losses, rel=1e-5) and min(losses.values()) > 0.1
+    for whole, *parts in zip(gradients, first["terms"][1], second["terms"][1], strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-6)
+        assert whole.abs().max() > 1e-3
     assert torch.equal(first["broadcast"], second["broadcast"]) and first["broadcast"][0, 0] == 1
     assert first["gathered"] == second["gathered"] == [0, 1, 1]
 
