@@ -27,6 +27,7 @@ from vlt_ros.networks.base import TrackingNetwork
 from vlt_ros.networks.head import Maps
 from vlt_ros.networks.naming import Naming
 from vlt_ros.networks.preprocess import normalise
+from vlt_ros.training.alignment import tokens_inside
 from vlt_ros.training.datasets import is_heldout
 from vlt_ros.training.losses import focal_loss, gaussian_maps
 from vlt_ros.training.phrases import COLOURS, same_kind
@@ -230,16 +231,24 @@ def queries(network: TrackingNetwork, generator: SampleGenerator, tuning: list, 
     return result
 
 
-def weigh_evidence(naming: Naming, asked: list[Query], steps: int = 300) -> float:
-    """Fit the three weights of :meth:`Naming.weigh` by the head's own focal loss; returns that loss a query."""
+def weigh_evidence(naming: Naming, asked: list[Query], steps: int = 400) -> float:
+    """Fit the three weights of :meth:`Naming.weigh`; returns the loss of a query.
+
+    The head's own focal loss asks for the right place; the cross entropy of the map's maximum asks that it say whether
+    the place is right, which is what a search by text decides on. Without the second the many empty cells decide.
+    """
     boxes, present = torch.tensor([query.box for query in asked]), torch.tensor([query.present for query in asked])
     scores, logits = torch.cat([query.score for query in asked]), torch.cat([query.logits for query in asked])
-    target = gaussian_maps(boxes, present, scores.shape[-1])
+    side = scores.shape[-1]
+    target, within = gaussian_maps(boxes, present, side), tokens_inside(boxes, present, side)
     empty = scores.new_zeros(len(asked), 2, 1, 1)
     naming.evidence.requires_grad_(True)
     optimiser = torch.optim.Adam([naming.evidence], 0.05)
     for _ in range(steps):
-        loss = focal_loss(naming.weigh(Maps(scores, empty, empty), logits).score, target)
+        score = naming.weigh(Maps(scores, empty, empty), logits).score
+        best, cell = score.flatten(1).max(dim=1)
+        right = within.gather(1, cell[:, None]).squeeze(1).float()
+        loss = focal_loss(score, target) + F.binary_cross_entropy(best, right)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
