@@ -331,7 +331,8 @@ def test_lgtracks_levels_and_query_each_carry_language(make, crops):
     assert all(heard(part) > 1e-4 for part in ("level 2", "level 3", "query"))
     network = make("lgtrack")
     with torch.inference_mode():
-        encoded = network.encode(network.encode_search(search), network.encode_template(template), network.encode_text(PHRASES[:1]))
+        encoded = network.encode(network.encode_search(search), network.encode_template(template),
+                                 network.encode_text(PHRASES[:1]))
         term = network.terms(encoded)["alignment"]
         other = network.terms(network.encode(network.encode_search(search), network.encode_template(template),
                                              network.encode_text(PHRASES[1:])))["alignment"]
