@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 GOOD_IMAGE = b"\0" + 2 * b"\0\x20\0\0\0" + b"\0" * 5 + b"\1\0" + b"\x7f" * 3100
 # Seeds that get past the first check of a door.
 SEEDS = {
-    "image": [GOOD_IMAGE],
+    "image": [GOOD_IMAGE, base64.b64decode("pgAg7AAAACEAAOwAAAAhf38hIX9/////////////////////////fw==")],   # odd yuv422
     "config": [b"steps: 10\nbatch_size: 2\n", b"steps: [1\n", b"a: &a [*a]\n",
                b"!!python/object/apply:os.system ['x']\n"],
     "sequence": [b"1,2,3,4\n5,6,7,8\n\xff\xff0\n1\n\xff\xffthe red mug", b"nan,1,2,3\n1 2 3 4\n"],

@@ -98,7 +98,7 @@ def soak(seconds: float, log: Path, **parameters) -> dict:
         "samples": [{"t", "memory_mb", "threads",
         "descriptors", "p50_ms", "p95_ms"}, ...]}, one sample a second.
     """
-    from harness import NodeProcess, Robot
+    from harness import START_S, NodeProcess, Robot
     from vlt_ros.msg import Target
 
     background = np.random.default_rng(0).integers(60, 180, (SIZE[1], SIZE[0], 3), np.uint8)
@@ -107,7 +107,7 @@ def soak(seconds: float, log: Path, **parameters) -> dict:
     robot = Robot("/soak")
     samples, published, answers, states = [], 0, 0, set()
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         robot.wait_for_subscriber(robot.image)
         start = due = time.monotonic()
         while (now := time.monotonic() - start) < seconds:
