@@ -45,7 +45,8 @@ class Reader:
 
     def number(self) -> float:
         kind, value = self.take(1)[0] % 6, struct.unpack("<d", self.take(8))[0]
-        return (value, math.nan, math.inf, float(int.from_bytes(struct.pack("<d", value)[:2], "little")), -1.0, 0.0)[kind]
+        small = float(int.from_bytes(struct.pack("<d", value)[:2], "little"))
+        return (value, math.nan, math.inf, small, -1.0, 0.0)[kind]
 
     def text(self) -> str:
         """Any code points, lone surrogates among them."""
@@ -65,7 +66,8 @@ def check_image(data: bytes) -> bool:
     pixels = reader.data
     if step * height < 1 << 20 and reader.take(1)[0] % 2:
         pixels = (pixels or b"\x7f") * (step * height // max(1, len(pixels)) + 1)
-    message = SimpleNamespace(height=height, width=width, encoding=encoding, step=step, is_bigendian=big_endian, data=pixels)
+    message = SimpleNamespace(height=height, width=width, encoding=encoding, step=step, is_bigendian=big_endian,
+                              data=pixels)
     try:
         image = to_bgr(message)
     except ImageError as error:
@@ -131,8 +133,8 @@ def check_parameters(data: bytes) -> bool:
     reader, values = Reader(data), {}
     for spec in fields(Parameters):
         if reader.take(1)[0] % 3 == 0:
-            made = {float: reader.number, int: lambda: reader.integer() - 2**31, bool: lambda: bool(reader.take(1)[0] % 2),
-                    str: lambda: reader.take(4).decode("latin-1")}
+            made = {float: reader.number, int: lambda: reader.integer() - 2**31,
+                    bool: lambda: bool(reader.take(1)[0] % 2), str: lambda: reader.take(4).decode("latin-1")}
             values[spec.name] = made[type(spec.default)]()
     parameters = Parameters(**values)
     if problem := parameters.problem():

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coverage-guided fuzzing of the doors in abuse.py with atheris: python tests/fuzz.py image --seconds 60. `make fuzz`."""
+"""Coverage-guided fuzzing of the doors in abuse.py with atheris: `make fuzz`, or
+
+    python tests/fuzz.py image --seconds 60
+"""
 
 from __future__ import annotations
 

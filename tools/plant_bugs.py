@@ -77,7 +77,8 @@ BUGS = [
     Bug("a search survives a failure", "vlt_ros/tracker/search.py",
         "            self._frames = self._sweep()\n            next(self._frames)\n            raise\n",
         "            raise\n", f"{FAULTS}::test_search_goes_on_after_one_failure"),
-    Bug("NaN is no target", "vlt_ros/tracker/look.py", "if not all(np.isfinite(values))", "if False and not all(values)",
+    Bug("NaN is no target", "vlt_ros/tracker/look.py",
+        "if not all(np.isfinite(values))", "if False and not all(values)",
         f"{FAULTS}::test_nan_from_the_network_is_no_target"),
     Bug("NaN is no value of a parameter", PARAMETERS, "not low <= value <= high", "(value < low or value > high)",
         "tests/ros/test_ros_parameters.py"),
@@ -90,11 +91,12 @@ BUGS = [
     Bug("diagnostics at 1 Hz", NODE, "self.create_timer(1.0, self._publish_diagnostics",
         "self.create_timer(3.0, self._publish_diagnostics",
         f"{WORLD}::test_diagnostics_come_at_1_hz_and_name_what_the_contract_names"),
-    Bug("a transition leaves nothing behind", NODE, "        for service in self._own_services:\n            self.destroy_service(service)\n",
+    Bug("a transition leaves nothing behind", NODE,
+        "        for service in self._own_services:\n            self.destroy_service(service)\n",
         "        threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
         f"{WORLD}::test_lifecycle_in_every_order_without_a_leak"),
-    Bug("the policy names what the node has", "config/sros2_policy.xml", "            <topic>status</topic>\n            <topic>/diagnostics</topic>\n            <topic>/parameter_events</topic>\n",
-        "            <topic>/diagnostics</topic>\n            <topic>/parameter_events</topic>\n",
+    Bug("the policy names what the node has", "config/sros2_policy.xml",
+        "            <topic>~/transition_event</topic>\n", "",
         "tests/ros/test_ros_security.py"),
     Bug("no download at start", "vlt_ros/networks/text.py", "from __future__ import annotations\n",
         "from __future__ import annotations\n\nimport socket\n\nsocket.create_connection((\"192.0.2.1\", 80), 1)\n",
@@ -107,7 +109,7 @@ def plant(bug: Bug, folder: Path) -> None:
     file = folder / bug.file
     text = file.read_text()
     if text.count(bug.right) != 1:
-        sys.exit(f"{bug.promise}: {bug.file} holds {text.count(bug.right)} times {bug.right!r}; mend tools/plant_bugs.py")
+        sys.exit(f"{bug.promise}: {bug.right!r} is {text.count(bug.right)} times in {bug.file}; mend this tool")
     file.write_text(text.replace(bug.right, bug.wrong))
 
 
@@ -122,8 +124,8 @@ def main() -> int:
                 shutil.copytree(ROOT / part, folder / part, symlinks=True)
             shutil.copy(ROOT / "pyproject.toml", folder)
             plant(bug, folder)
-            done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.test], cwd=folder,
-                                  env=os.environ | {"PYTHONPATH": name}, capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.test],
+                                  cwd=folder, env=os.environ | {"PYTHONPATH": name}, capture_output=True, text=True)
         seen = done.returncode == 1
         missed += not seen
         print(f"{'seen  ' if seen else 'MISSED'}  {bug.promise}: {bug.test}", flush=True)

@@ -21,7 +21,7 @@ def ros():
 @pytest.fixture(scope="session")
 def session(ros, weights, tmp_path_factory):
     """The shared node process and robot."""
-    from harness import NodeProcess, Robot
+    from harness import START_S, NodeProcess, Robot
 
     process = NodeProcess(
         NAMESPACE,
@@ -31,7 +31,7 @@ def session(ros, weights, tmp_path_factory):
     )
     robot = Robot(NAMESPACE)
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         yield process, robot
         assert process.alive, process.output()
     finally:

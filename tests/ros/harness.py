@@ -34,6 +34,8 @@ LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 PICTURE = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+# Upper bounds alone: a machine that does much else takes minutes to start a process.
+PATIENCE_S, START_S = 60.0, 180.0
 BOX = (40.0, 30.0, 30.0, 40.0)
 
 
@@ -73,7 +75,7 @@ class NodeProcess:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def wait_for(self, text: str, timeout: float = 60) -> None:
+    def wait_for(self, text: str, timeout: float = START_S) -> None:
         """Wait for a text in the output."""
         end = time.monotonic() + timeout
         while text not in self.output():
@@ -92,7 +94,7 @@ class NodeProcess:
         if self.alive:
             os.kill(self.process.pid, number)
         try:
-            return self.process.wait(60)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -144,7 +146,7 @@ class Robot:
 
     # Waiting
 
-    def wait(self, condition: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
+    def wait(self, condition: Callable[[], Any], timeout: float = PATIENCE_S, what: str = "") -> Any:
         """What the condition returns once it holds."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -169,7 +171,7 @@ class Robot:
 
     # Services
 
-    def call(self, kind: type, name: str, request: Any, timeout: float = 30.0) -> Any:
+    def call(self, kind: type, name: str, request: Any, timeout: float = PATIENCE_S) -> Any:
         if name not in self._clients:       # kept: destroying one below a spinning executor is a race
             self._clients[name] = self.node.create_client(kind, f"{self._prefix}/{name}")
         client = self._clients[name]
@@ -187,7 +189,7 @@ class Robot:
     def state(self) -> str:
         for last in (False, False, True):
             try:
-                return self.call(GetState, "get_state", GetState.Request(), 20.0).current_state.label
+                return self.call(GetState, "get_state", GetState.Request(), PATIENCE_S).current_state.label
             except AssertionError:
                 if last:
                     raise

@@ -59,7 +59,8 @@ def problems(report: dict) -> list[str]:
     """What is not flat. Latency is recorded and plotted, but depends on what else the machine does."""
     limits = {"memory_mb": MAX_GROWTH_MB, "threads": 0, "descriptors": 0}
     grown = report["growth"]
-    return [f"{key} grew by {grown[key]:g}" for key, limit in limits.items() if grown[key] > limit]
+    bad = [f"the node ended with {report['exit_status']}"] if report["exit_status"] else []
+    return bad + [f"{key} grew by {grown[key]:g}" for key, limit in limits.items() if grown[key] > limit]
 
 
 def disturb(robot, second: int) -> None:
@@ -93,10 +94,11 @@ def soak(seconds: float, log: Path, **parameters) -> dict:
         seconds: how long. log: file for the node's output. parameters: the node's.
 
     Returns:
-        {"seconds", "images", "answers", "states", "growth", "samples": [{"t", "memory_mb", "threads",
+        {"seconds", "images", "answers", "states", "exit_status", "growth",
+        "samples": [{"t", "memory_mb", "threads",
         "descriptors", "p50_ms", "p95_ms"}, ...]}, one sample a second.
     """
-    from harness import NodeProcess, Robot
+    from harness import START_S, NodeProcess, Robot
     from vlt_ros.msg import Target
 
     background = np.random.default_rng(0).integers(60, 180, (SIZE[1], SIZE[0], 3), np.uint8)
@@ -105,7 +107,7 @@ def soak(seconds: float, log: Path, **parameters) -> dict:
     robot = Robot("/soak")
     samples, published, answers, states = [], 0, 0, set()
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         robot.wait_for_subscriber(robot.image)
         start = due = time.monotonic()
         while (now := time.monotonic() - start) < seconds:
@@ -125,14 +127,13 @@ def soak(seconds: float, log: Path, **parameters) -> dict:
             published += 1
             due = max(due + 1 / RATE_HZ, time.monotonic() - 1)     # no long burst after it fell behind
             time.sleep(max(0.0, due - time.monotonic()))
-        assert process.interrupt() == 0, process.output()
     finally:
         robot.close()
-        if process.alive:
-            process.process.kill()
+        ended = process.interrupt()
     names = {getattr(Target, n): n for n in ("IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST", "INPUT_TIMEOUT")}
     return {
         "seconds": round(seconds),
+        "exit_status": ended,
         "images": published,
         "answers": answers,
         "states": sorted(names[state] for state in states),

@@ -13,7 +13,7 @@ WHY = "needs a sourced ROS 2 or the wheels of `make setup`"
 pytest.importorskip("rclpy", reason=WHY)
 pytest.importorskip("vlt_ros.msg", reason=WHY)
 
-from harness import NodeProcess, Robot  # noqa: E402
+from harness import PATIENCE_S, START_S, NodeProcess, Robot  # noqa: E402
 from vlt_ros.msg import Target  # noqa: E402
 
 NAMESPACE = "/faulty"
@@ -41,7 +41,7 @@ def faulty(ros, weights, tmp_path_factory):
     process, switch = start(tmp_path_factory.mktemp("faulty"), weights)
     robot = Robot(NAMESPACE)
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         yield process, robot, switch
         switch.write_text("")
         assert process.interrupt() == 0, process.output()
@@ -64,7 +64,7 @@ def tracking(faulty):
     return process, robot, switch
 
 
-def feed(robot: Robot, condition, what: str, timeout: float = 15.0) -> list:
+def feed(robot: Robot, condition, what: str, timeout: float = PATIENCE_S) -> list:
     """Send images until something holds; their stamps."""
     sent, end = [], time.monotonic() + timeout
     while not condition():
@@ -171,7 +171,7 @@ def test_hanging_node_ends_on_sigterm(ros, weights, tmp_path):
     process, switch = start(tmp_path, weights, "/hangs")
     robot = Robot("/hangs")
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         switch.write_text("hang")
         robot.wait_for_subscriber(robot.command)
         robot.say("the red mug")

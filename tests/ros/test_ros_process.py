@@ -11,7 +11,7 @@ WHY = "needs a sourced ROS 2 or the wheels of `make setup`"
 pytest.importorskip("rclpy", reason=WHY)
 pytest.importorskip("vlt_ros.msg", reason=WHY)
 
-from harness import NodeProcess  # noqa: E402
+from harness import START_S, NodeProcess, Robot  # noqa: E402
 
 
 def test_autostart_with_missing_weights_lives_on_and_ends_cleanly_on_one_sigint(tmp_path):
@@ -23,9 +23,13 @@ def test_autostart_with_missing_weights_lives_on_and_ends_cleanly_on_one_sigint(
     assert "Traceback" not in process.output()
 
 
-def test_without_autostart_the_node_waits(tmp_path):
+def test_without_autostart_the_node_waits(ros, tmp_path):
     process = NodeProcess("/waits", tmp_path / "log.txt", weights="/nowhere/w.safetensors", autostart=False)
-    time.sleep(3)
+    robot = Robot("/waits")
+    try:
+        robot.wait(lambda: robot.state() == "unconfigured", START_S, "the node")
+    finally:
+        robot.close()
     assert process.alive and "failed" not in process.output()
     assert process.interrupt() == 0
 
@@ -33,6 +37,6 @@ def test_without_autostart_the_node_waits(tmp_path):
 @pytest.mark.parametrize("parameter", [{"lost_after_s": -1.0}, {"track_threshold": "high"}])
 def test_a_bad_parameter_at_start_is_one_clear_line(tmp_path, parameter):
     process = NodeProcess("/bad", tmp_path / "log.txt", **parameter)
-    assert process.process.wait(30) == 2
+    assert process.process.wait(START_S) == 2
     lines = process.output().strip().splitlines()
     assert len(lines) == 1 and next(iter(parameter)) in lines[0]

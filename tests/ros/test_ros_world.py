@@ -18,7 +18,7 @@ WHY = "needs a sourced ROS 2 or the wheels of `make setup`"
 pytest.importorskip("rclpy", reason=WHY)
 pytest.importorskip("vlt_ros.msg", reason=WHY)
 
-from harness import BOX, NodeProcess, Robot  # noqa: E402
+from harness import BOX, PATIENCE_S, START_S, NodeProcess, Robot  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from vlt_ros.msg import Target  # noqa: E402
@@ -36,7 +36,7 @@ def test_sigkill_and_respawn_go_on_and_sigterm_ends_cleanly(ros, weights, tmp_pa
         for number in range(2):
             process = NodeProcess("/killed", tmp_path / f"{number}.txt", **parameters)
             robot.statuses.clear()
-            robot.wait(lambda: robot.statuses and robot.statuses[-1].text == "the red mug", 60, "the command")
+            robot.wait(lambda: robot.statuses and robot.statuses[-1].text == "the red mug", START_S, "the command")
             assert Target.TRACKING in [robot.show()[1].state for _ in range(40)]
             if number == 0:
                 os.kill(process.process.pid, signal.SIGKILL)
@@ -62,12 +62,13 @@ def test_camera_that_starts_again_is_heard_again(robot):
 def test_second_node_of_the_same_name_is_said(robot, process, tmp_path):
     twin = NodeProcess("/vlt_test", tmp_path / "log.txt", autostart=False)
     try:
-        robot.wait(lambda: "2 nodes are called /vlt_test/vlt_tracker" in robot.diagnostics["input"][1], 30, "a word")
+        said = "2 nodes are called /vlt_test/vlt_tracker"
+        robot.wait(lambda: said in robot.diagnostics["input"][1], START_S, "a word")
         assert robot.diagnostics["input"][0] == ERROR
-        assert process.output().count("2 nodes are called /vlt_test/vlt_tracker") == 1
+        assert process.output().count(said) == 1
     finally:
         assert twin.interrupt() == 0
-    robot.wait(lambda: "nodes are called" not in robot.diagnostics["input"][1], 30, "the end of it")
+    robot.wait(lambda: "nodes are called" not in robot.diagnostics["input"][1], PATIENCE_S, "the end of it")
 
 
 def test_qos_that_does_not_fit_is_said(ros, weights, tmp_path):
@@ -79,9 +80,9 @@ def test_qos_that_does_not_fit_is_said(ros, weights, tmp_path):
     )
     robot = Robot("/misfit")  # its camera is best effort
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         robot.wait_for_status(state=Target.INPUT_TIMEOUT)
-        robot.wait(lambda: "does not fit" in robot.diagnostics["input"][1], 30, "diagnostics")
+        robot.wait(lambda: "does not fit" in robot.diagnostics["input"][1], PATIENCE_S, "diagnostics")
         for text in (robot.statuses[-1].reason, robot.diagnostics["input"][1]):
             assert "robot's QoS on /misfit/image does not fit" in text and "eliab" in text
         assert "incompatible QoS" in process.output()
@@ -133,7 +134,7 @@ def test_full_and_read_only_disk_and_no_socket_but_fast_dds(ros, weights, tmp_pa
     )
     robot = Robot("/full")
     try:
-        robot.wait(lambda: robot.state() == "active", 60, "autostart")
+        robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         robot.show()
         robot.say("the red mug")
         robot.wait_for_status(state=Target.SEARCHING, text="the red mug")
@@ -248,7 +249,7 @@ def test_stream_of_nothing_but_malformed_images_is_said(robot):
     robot.show()
     assert robot.set(image_timeout_s=1.0).successful
     count = len(robot.targets)
-    end = time.monotonic() + 15
+    end = time.monotonic() + PATIENCE_S
     while robot.statuses[-1].state != Target.INPUT_TIMEOUT:
         assert time.monotonic() < end
         message = robot.picture_message()
@@ -338,7 +339,7 @@ def test_lifecycle_in_every_order_without_a_leak(ros, weights, tmp_path):
     }
     rng, state, seen, samples = random.Random(1), "unconfigured", set(), []
     try:
-        robot.wait(lambda: robot.state() == "unconfigured", 60, "the node")
+        robot.wait(lambda: robot.state() == "unconfigured", START_S, "the node")
         for number in range(200):
             name = rng.choice(["configure", "activate", "deactivate", "cleanup"])
             seen.add((state, name))

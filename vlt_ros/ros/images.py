@@ -133,4 +133,5 @@ def _by_library(message: Image, rows: np.ndarray) -> np.ndarray:
 
         return np.ascontiguousarray(message_to_cvimage(cast("Image", plain), "bgr8"))
     except Exception as error:    # each library has its own error types, and OpenCV's come through as well
-        raise ImageError(f"encoding {message.encoding} cannot be converted: {error}") from error
+        reason = " ".join(str(error).split())       # OpenCV's ends with a newline
+        raise ImageError(f"encoding {message.encoding} cannot be converted: {reason}") from error
