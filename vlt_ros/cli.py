@@ -13,6 +13,10 @@ import click
 
 from vlt_ros import __version__
 
+# The names of vlt_ros.evaluation.protocols, which imports numpy.
+PROTOCOLS = ("ope", "lasot", "lasotext", "tnl2k", "otb", "got10k", "webuav3m")
+PROTOCOL_HELP = "Whose rules score; the report says what they are. ope: plain one-pass evaluation."
+
 
 class _Errors(click.Group):
     """Says what went wrong in one line ``error: what, where, what to do`` and exits with 2.
@@ -176,16 +180,25 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
               help="What the tracker is given in frame 0.")
 @click.option("--phrase", type=click.Choice(["right", "wrong", "none"]), default="right", show_default=True,
               help="Control for --start text and both: the sequence's sentence, another one's, or none.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="ope", show_default=True, help=PROTOCOL_HELP)
+@click.option("--against", default="", metavar="csrt,kcf,mil,nano:PATH",
+              help="OpenCV's trackers to run beside ours, started by the box; PATH is the folder with NanoTrack's "
+                   "backbone and head as ONNX files.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Processes that share the sequences; torchrun's processes share them too.")
 @click.option("--count", type=click.IntRange(min=1), default=300, show_default=True,
               help="candidates: scenes for each kind of phrase.")
 @click.option("--assets", type=click.Path(path_type=Path), default=Path("build/assets"), show_default=True,
               help="candidates: folder of cut-outs and backgrounds, as for training.")
 @_network_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True,
-              help="Folder for report.json, and NAME.txt or predictions.json.")
-def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, assets: Path, model: str | None,
-             weights: Path | None, device: str, precision: str, out: Path) -> None:
-    """Score the tracker on ROOT and write OUT/report.json."""
+              help="Folder for report.json and report.html, and NAME.txt or predictions.json.")
+def evaluate(root: Path, layout: str, start: str, phrase: str, protocol: str, against: str, jobs: int, count: int,
+             assets: Path, model: str | None, weights: Path | None, device: str, precision: str, out: Path) -> None:
+    """Score the tracker on ROOT and write OUT/report.json.
+
+    Finished sequences are kept in OUT: the same command goes on where it was stopped.
+    """
     network = {"model": model, "weights": weights, "device": device, "precision": precision}
     if layout == "candidates":
         from vlt_ros.evaluation import pointing
@@ -200,9 +213,38 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, count: int, asset
     else:
         from vlt_ros.evaluation import evaluate as evaluation
 
-        report = evaluation.evaluate(root, out, start=start, phrase=phrase, **network)
-        click.echo(evaluation.table(report))
+        report = evaluation.evaluate(root, out, start=start, phrase=phrase, protocol=protocol, against=against,
+                                     jobs=jobs, **network)
+        if report is None:
+            return
+        _say(report, out)
+        return
     click.echo(f"see {out / 'report.json'}")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="ope", show_default=True, help=PROTOCOL_HELP)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/score"), show_default=True,
+              help="Folder for report.json and report.html.")
+def score(results: Path, root: Path, protocol: str, out: Path) -> None:
+    """Score result files of any tracker as they are: RESULTS/NAME.txt, one box x,y,w,h a line.
+
+    The truth is ROOT/NAME/groundtruth.txt; its images are only needed for the report's film strips.
+    """
+    from vlt_ros.evaluation import evaluate as evaluation
+
+    _say(evaluation.score(results, root, out, protocol=protocol), out)
+
+
+def _say(report: dict, out: Path) -> None:
+    """Print a report's protocol and table."""
+    from vlt_ros.evaluation.report import table
+
+    click.echo(f"{report['protocol_name']}: {report['protocol']}")
+    click.echo(table(report))
+    click.echo(f"see {out / 'report.html'} and {out / 'report.json'}")
 
 
 @main.command()

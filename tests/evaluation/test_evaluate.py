@@ -5,9 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vlt_ros.evaluation.evaluate import EvaluationError, evaluate, phrases_for, run_sequence, table
-from vlt_ros.evaluation.metrics import PROTOCOL, score
+from vlt_ros.evaluation.errors import EvaluationError
+from vlt_ros.evaluation.evaluate import evaluate, phrases_for
+from vlt_ros.evaluation.protocols import PROTOCOLS
+from vlt_ros.evaluation.report import table
+from vlt_ros.evaluation.runs import run_sequence
 from vlt_ros.evaluation.sequences import SequenceError, read_sequences
+
+score = PROTOCOLS["ope"].score
 
 
 class Scripted:
@@ -22,7 +27,7 @@ class Scripted:
     def track(self, image, stamp=None):
         box = self.boxes[self.tracked]
         self.tracked += 1
-        return SimpleNamespace(box=box)
+        return SimpleNamespace(box=box, target_id=3)
 
 
 def test_box_start_is_given_frame_0_and_asked_for_the_rest(sequences):
@@ -78,7 +83,7 @@ def test_evaluate_writes_a_report_that_its_own_box_files_confirm(sequences, weig
     report = evaluate(sequences, tmp_path / "out", start=start, phrase=phrase, weights=weights, device="cpu",
                       progress=False)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
-    assert (report["start"], report["phrase"], report["protocol"]) == (start, phrase, PROTOCOL)
+    assert (report["start"], report["phrase"], report["protocol"]) == (start, phrase, PROTOCOLS["ope"].rule)
     assert report["model"] == "pjvlt_tiny" and report["weights"] == str(weights)
     assert list(report["per_sequence"]) == ["alpha", "beta"]
     for sequence in read_sequences(sequences):
@@ -86,17 +91,42 @@ def test_evaluate_writes_a_report_that_its_own_box_files_confirm(sequences, weig
         boxes = np.loadtxt(tmp_path / "out" / f"{sequence.name}.txt", delimiter=",", ndmin=2)
         scores = score(boxes, sequence.boxes, sequence.absent)
         assert (entry["auc"], entry["sr50"], entry["precision"]) == pytest.approx(
-            (scores.auc, scores.sr50, scores.precision), abs=0.02)
+            (scores.auc, scores.sr50, scores.precision), abs=1e-6)
         assert entry["frames"] == len(sequence) == len(boxes) and entry["fps"] > 0
         if start != "text":
             assert boxes[0].tolist() == sequence.boxes[0].tolist()
     for key in ("auc", "sr50", "precision"):
         values = [entry[key] for entry in report["per_sequence"].values()]
-        assert report[key] == pytest.approx(np.mean(values), abs=1e-4)
+        assert report[key] == pytest.approx(np.mean(values), abs=2e-6)
     assert 0 <= report["auc"] <= 20 / 21 and report["fps"] > 0
     printed = table(report).splitlines()
     assert [line.split()[0] for line in printed] == ["sequence", "alpha", "beta", "mean"]
     assert f"{report['auc']:.3f}" in printed[-1] and "17" in printed[-1].split()
+
+
+def test_a_few_lines_of_numpy_give_the_same_auc(sequences, weights, tmp_path):
+    report = evaluate(sequences, tmp_path, start="both", weights=weights, device="cpu", progress=False)
+    aucs = []
+    for name in ("alpha", "beta"):
+        p = np.loadtxt(tmp_path / f"{name}.txt", delimiter=",")
+        t = np.loadtxt(sequences / name / "groundtruth.txt", delimiter="," if name == "alpha" else None)
+        sides = np.minimum(p[:, :2] + p[:, 2:], t[:, :2] + t[:, 2:]) - np.maximum(p[:, :2], t[:, :2])
+        inter = sides.clip(0).prod(1)
+        iou = inter / (p[:, 2:].prod(1) + t[:, 2:].prod(1) - inter)
+        aucs.append(np.mean([iou > k / 20 for k in range(21)]))
+    assert report["auc"] == pytest.approx(np.mean(aucs), abs=1e-6) and 0.1 < report["auc"] < 0.95
+
+
+def test_a_start_by_text_is_scored_with_its_own_frame_0_and_the_other_way_is_told(sequences, weights, tmp_path):
+    options = {"protocol": "lasot", "weights": weights, "device": "cpu", "progress": False}
+    told = evaluate(sequences, tmp_path / "text", start="text", **options)
+    assert told["frame_0"]["used"] == "own" and told["auc"] == told["frame_0"]["own"]["auc"]
+    assert told["frame_0"]["truth"]["auc"] > told["auc"], "the truth in frame 0 would help"
+    assert told["protocol_name"] == "lasot" and "divided by the full length" in told["protocol"]
+    boxed = evaluate(sequences, tmp_path / "box", start="box", **options)
+    assert boxed["frame_0"]["used"] == "truth" and boxed["frame_0"]["own"]["auc"] == boxed["auc"]
+    assert boxed["behaviour"]["first_lock_s"] == 0 and boxed["behaviour"]["id_stability"] == 1
+    assert told["behaviour"] != boxed["behaviour"] and len(boxed["variants"]) == 3
 
 
 def test_runs_are_repeatable(sequences, weights, tmp_path):
@@ -122,5 +152,9 @@ def test_a_sequence_without_its_target_has_no_score_and_spoils_no_mean(write_seq
 def test_a_first_box_outside_the_image_names_the_sequence(write_sequence, weights, tmp_path):
     write_sequence(tmp_path / "in" / "a", frames=2)
     (tmp_path / "in" / "a" / "groundtruth.txt").write_text("500,500,10,10\n1,1,5,5\n")
-    with pytest.raises(SequenceError, match=r"a/groundtruth.txt line 1: box \(500, 500, 10, 10\)"):
+    write_sequence(tmp_path / "in" / "b", frames=3)
+    with pytest.raises(SequenceError, match=r"a/groundtruth.txt line 1: box \(500, 500, 10, 10\).*; the other 1 of 2 "
+                                            "runs are kept, and the same command goes on from there"):
         evaluate(tmp_path / "in", tmp_path / "out", weights=weights, device="cpu", progress=False)
+    assert len((tmp_path / "out" / "b.txt").read_text().splitlines()) == 3, "the next sequence was still done"
+    assert not (tmp_path / "out" / "report.json").exists(), "a part is no result"

@@ -4,7 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from vlt_ros.evaluation.metrics import THRESHOLDS, centre_errors, overlaps, score
+from vlt_ros.evaluation.metrics import THRESHOLDS, centre_errors, norm_centre_errors, overlaps
+from vlt_ros.evaluation.protocols import PROTOCOLS
+
+score = PROTOCOLS["ope"].score
 
 
 def naive(predicted, truth, absent):
@@ -69,6 +72,16 @@ def test_precision_at_20_pixels_counts_the_20th():
     predicted = truth + [[20, 0, 0, 0], [20.001, 0, 0, 0], [12, 16, 0, 0]]
     assert centre_errors(predicted, truth) == pytest.approx([20, 20.001, 20])
     assert score(predicted, truth).precision == pytest.approx(2 / 3)
+
+
+def test_norm_precision_is_in_sizes_of_the_true_box():
+    truth = np.array([[100, 100, 64, 16]] * 4, float)
+    predicted = truth + [[16, 0, 0, 0], [0, 4, 0, 0], [0, 5, 0, 0], [38.4, 12.8, 0, 0]]
+    assert norm_centre_errors(predicted, truth) == pytest.approx([0.25, 0.25, 0.3125, 1.0])
+    scores = score(predicted, truth)
+    assert scores.norm_precision_curve[[24, 25, 31, 32]].tolist() == [0, 0.5, 0.5, 0.75], "at most 0.25 counts"
+    assert scores.norm_precision == 0
+    assert scores.norm_precision_auc == scores.norm_precision_curve.mean() and len(scores.norm_precision_curve) == 51
 
 
 def test_known_overlaps():

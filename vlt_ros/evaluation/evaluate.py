@@ -1,88 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One-pass evaluation: the tracker, started once, over whole sequences.
-
-What counts as a prediction: a benchmark's tracker reports a box for every frame, so in a frame where ours
-says LOST or SEARCHING the last box that it reported stands as its prediction (none before its first box: IoU
-0). ``present_fraction`` says in how many frames it did report one. Frame 0 of a start by box is the given
-box; frame 0 of a start by text alone is the tracker's own output and never the ground truth.
-"""
+"""One-pass evaluation: trackers, started once, over whole sequences; results of others, scored as they are."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from vlt_ros.evaluation.metrics import PROTOCOL, score
+from vlt_ros.evaluation import shards
+from vlt_ros.evaluation.errors import EvaluationError
+from vlt_ros.evaluation.page import write_page
+from vlt_ros.evaluation.protocols import PROTOCOLS, Protocol
+from vlt_ros.evaluation.report import assess, write_report
+from vlt_ros.evaluation.runs import (
+    Run,
+    code_digest,
+    load_run,
+    read_results,
+    run_sequence,
+    save_run,
+    sequence_key,
+)
 from vlt_ros.evaluation.sequences import Sequence, SequenceError, read_sequences
 from vlt_ros.media import make_folder
 
-if TYPE_CHECKING:
-    from vlt_ros.tracker import Tracker
-
 STARTS = ("box", "text", "both")
 PHRASES = ("right", "wrong", "none")
-# Sequences carry no times; the tracker's clock only serves its time-outs.
-FPS = 30.0
-
-
-class EvaluationError(ValueError):
-    """What was asked cannot be evaluated; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One sequence's predictions.
+class Ours:
+    """This project's tracker, as something that is evaluated; fields as for ``networks.load_network``."""
 
-    boxes: (T, 4) x, y, w, h in pixels, NaN before the first box. present: (T,) bool, a box was reported in
-    this frame. seconds: time inside ``Tracker.track``, which was called ``calls`` times.
-    """
+    weights: str | None
+    model: str | None
+    device: str
+    precision: str
+    sha256: str
 
-    boxes: np.ndarray
-    present: np.ndarray
-    seconds: float
-    calls: int
+    def build(self):
+        """A tracker, warmed up. Raises WeightsError, DeviceError."""
+        from vlt_ros.networks import load_network
+        from vlt_ros.tracker import Tracker
+
+        device = shards.own_device(self.device, shards.worker_number())
+        tracker = Tracker(load_network(self.weights, model=self.model, device=device, precision=self.precision,
+                                       sha256=self.sha256))
+        tracker.warm_up()
+        return tracker
 
 
-def run_sequence(tracker: Tracker, sequence: Sequence, start: str, text: str, progress=None) -> Run:
-    """Follow one sequence's target from frame 0 to its end.
+@dataclass(frozen=True)
+class Piece:
+    """One tracker on one sequence: what to run, and where and under which key the run is kept."""
 
-    Args:
-        tracker: started anew here. start: box, text or both. text: the sentence given ('' with box).
-        progress: called after every frame.
-    """
-    from vlt_ros.tracker import CommandError
+    contestant: object
+    sequence: Sequence
+    start: str
+    text: str
+    key: dict
+    boxes_file: Path
+    facts_file: Path
 
-    boxes, present = np.full((len(sequence), 4), np.nan), np.zeros(len(sequence), bool)
-    seconds, calls = 0.0, 0
-    for index, image in enumerate(sequence.images()):
-        stamp = index / FPS
-        if index == 0 and start != "text":
-            box = tuple(float(v) for v in sequence.boxes[0])
-            try:
-                tracker.start(text, image=image, box=box, stamp=stamp)
-            except CommandError as error:
-                raise SequenceError(f"{sequence.folder / 'groundtruth.txt'} line 1: {error}") from error
-            reported = box
-        else:
-            if index == 0:
-                tracker.start(text, stamp=stamp)
-            began = time.perf_counter()
-            reported = tracker.track(image, stamp).box
-            seconds += time.perf_counter() - began
-            calls += 1
-        if reported is not None:
-            boxes[index], present[index] = reported, True
-        elif index:
-            boxes[index] = boxes[index - 1]
-        if progress is not None:
-            progress()
-    return Run(boxes, present, seconds, calls)
+    def load(self) -> Run | None:
+        """The run, where it is done already."""
+        return load_run(self.boxes_file, self.facts_file, self.key)
+
+    def save(self, run: Run) -> None:
+        """Keep the run."""
+        save_run(run, self.boxes_file, self.facts_file, self.key)
 
 
 def phrases_for(sequences: list[Sequence], start: str, phrase: str) -> list[str]:
@@ -120,100 +106,170 @@ def phrases_for(sequences: list[Sequence], start: str, phrase: str) -> list[str]
     return texts
 
 
-def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: str = "right",
-             weights: str | Path | None = None, model: str | None = None, device: str = "auto",
-             precision: str = "auto", progress: bool = True) -> dict:
-    """Run the tracker over all sequences below ``root`` and write ``out``/report.json and ``out``/NAME.txt.
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name. Raises EvaluationError."""
+    if name not in PROTOCOLS:
+        raise EvaluationError(f"protocol {name!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: str = "right", protocol: str = "ope",
+             against: str = "", jobs: int = 1, weights: str | Path | None = None, model: str | None = None,
+             device: str = "auto", precision: str = "auto", progress: bool = True) -> dict | None:
+    """Run the tracker over all sequences below ``root`` and write ``out``/report.json, report.html and NAME.txt.
+
+    What is finished is kept under ``out`` with what was run (weights, code, start, sentence, data), so that the same
+    call after an interruption only does the rest. Under torchrun every process does its share and process 0 writes
+    the report; the report is the same, but for the speeds.
 
     Args:
         root: folder of sequences, see :mod:`vlt_ros.evaluation.sequences`. out: folder for results.
         start: box, text or both. phrase: which sentence, see :func:`phrases_for`.
+        protocol: a name of ``protocols.PROTOCOLS``. A start by text is always scored with the tracker's own frame 0.
+        against: OpenCV's trackers to run too, see :func:`vlt_ros.evaluation.peers.parse_peers`; they get the box.
+        jobs: processes on this machine (in each of torchrun's).
         weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
         progress: show a progress bar on stderr.
 
     Returns:
-        The report. Scores are in [0, 1], means over sequences; ``fps`` is frames over the time spent inside
-        ``Tracker.track``: reading and decoding images, loading and warming up, and the start's own work are
-        not in it. Values without a meaning (a sequence whose target is never there) are None.
+        The report, see :func:`vlt_ros.evaluation.report.assess`; None in torchrun's processes other than 0. ``fps``
+        is frames over the time spent inside ``Tracker.track``: reading and decoding images, loading and warming up,
+        and the start's own work are not in it.
 
     Raises:
-        SequenceError, EvaluationError, MediaError, WeightsError, DeviceError: each with one clear line.
+        SequenceError, EvaluationError, MediaError, WeightsError, DeviceError: each with one clear line. A sequence
+            that cannot be followed does not stop the others; it is named when they are done.
     """
+    from vlt_ros.evaluation.peers import parse_peers
+
+    rules, peers = find_protocol(protocol), parse_peers(against)
     sequences = read_sequences(root)
     texts = phrases_for(sequences, start, phrase)
-    if start != "text":
-        for sequence in sequences:
-            if sequence.absent[0]:
-                raise SequenceError(f"{sequence.folder / 'groundtruth.txt'} line 1: the target is absent, so "
-                                    "there is no box to start from; "
-                                    "use --start text or leave the sequence out")
+    for sequence in sequences:
+        if sequence.absent[0] and (start != "text" or peers):
+            raise SequenceError(f"{sequence.truth} line 1: the target is absent, so there is no box to start from; "
+                                f"use --start text{' without --against' if peers else ''} or leave the sequence out")
+        if sequence.attributes:
+            # Said now, not when all have been followed.
+            rules.attribute_names(*sequence.attributes)
     out = make_folder(out)
-
-    from tqdm import tqdm
-
-    from vlt_ros.networks import load_network
-    from vlt_ros.tracker import Tracker
-
-    network = load_network(weights, model=model, device=device, precision=precision)
-    tracker = Tracker(network)
-    tracker.warm_up()
-    per_sequence: dict[str, dict] = {}
-    seconds = calls = 0
-    with tqdm(total=sum(map(len, sequences)), unit="frame", disable=not progress) as bar:
-        for sequence, text in zip(sequences, texts, strict=True):
-            bar.set_description(sequence.name)
-            run = run_sequence(tracker, sequence, start, text, bar.update)
-            # As trackers' result files are: one x,y,w,h a line; without area before the first box.
-            lines = np.nan_to_num(run.boxes, nan=0.0)
-            np.savetxt(out / f"{sequence.name}.txt", lines, fmt="%.2f", delimiter=",")
-            scores = score(run.boxes, sequence.boxes, sequence.absent)
-            per_sequence[sequence.name] = {
-                "auc": _number(scores.auc), "sr50": _number(scores.sr50),
-                "precision": _number(scores.precision),
-                "fps": _number(_rate(run.calls, run.seconds), 2), "frames": len(sequence),
-                "scored_frames": scores.frames, "present_fraction": _number(run.present.mean()), "text": text,
-            }
-            seconds, calls = seconds + run.seconds, calls + run.calls
-    report = {key: _mean([entry[key] for entry in per_sequence.values()])
-              for key in ("auc", "sr50", "precision", "present_fraction")}
-    report |= {"fps": _number(_rate(calls, seconds), 2), "start": start, "phrase": phrase,
-               "protocol": PROTOCOL, "model": network.name, "weights": str(weights) if weights else "shipped",
-               "device": str(network.device), "arithmetic": network.precision, "per_sequence": per_sequence}
-    write_report(out, report)
+    for peer in peers:
+        peer.build()
+    ours = Ours(str(weights) if weights else None, model, device, precision, _weights_hash(weights, model))
+    network = _tracker(ours).network
+    keys = [sequence_key(sequence) | {"code": code_digest()} for sequence in sequences]
+    facts = {"weights": ours.sha256, "device": network.device.type, "arithmetic": network.precision, "start": start}
+    pieces = [Piece(ours, sequence, start, text, key | facts | {"text": text}, out / f"{sequence.name}.txt",
+                    out / "runs" / f"{sequence.name}.json")
+              for sequence, text, key in zip(sequences, texts, keys, strict=True)]
+    pieces += [Piece(peer, sequence, "box", "", key | peer.key(), out / peer.name / f"{sequence.name}.txt",
+                     out / "runs" / peer.name / f"{sequence.name}.json")
+               for peer in peers for sequence, key in zip(sequences, keys, strict=True)]
+    with shards.joined() as (rank, world):
+        done = iter(_run_all(pieces, rank, world, jobs, progress))
+        if rank:
+            return None
+        runs = {name: {sequence.name: next(done) for sequence in sequences}
+                for name in (network.name, *(peer.name for peer in peers))}
+        mine, *others = (assess(sequences, of_one, rules, "own" if start == "text" and name == network.name else None)
+                         for name, of_one in runs.items())
+        for text, entry in zip(texts, mine["per_sequence"].values(), strict=True):
+            entry["text"] = text
+        report = mine | {
+            "start": start, "phrase": phrase, "protocol_name": rules.name, "protocol": rules.rule,
+            "model": network.name, "weights": str(weights) if weights else "shipped", "device": str(network.device),
+            "arithmetic": network.precision,
+            "against": {peer.name: block for peer, block in zip(peers, others, strict=True)}}
+        write_report(out, report)
+        write_page(out / "report.html", report, sequences, runs)
     return report
 
 
-def table(report: dict) -> str:
-    """The report as lines of text: one sequence each, and the means."""
-    names = [*report["per_sequence"], "mean"]
-    width = max(len("sequence"), *map(len, names))
-    columns = ("auc", "sr50", "precision", "present_fraction", "fps")
-    heads = ("AUC", "SR0.5", "P@20px", "present", "FPS")
-    lines = [f"{'sequence':{width}}  frames" + "".join(f"  {head:>7}" for head in heads)]
-    frames = sum(entry["frames"] for entry in report["per_sequence"].values())
-    for name, entry in [*report["per_sequence"].items(), ("mean", report | {"frames": frames})]:
-        values = [entry[column] for column in columns]
-        cells = ["-" if value is None else f"{value:.1f}" if column == "fps" else f"{value:.3f}"
-                 for column, value in zip(columns, values, strict=True)]
-        lines.append(f"{name:{width}}  {entry['frames']:6d}" + "".join(f"  {cell:>7}" for cell in cells))
-    return "\n".join(lines)
+def score(results: str | Path, root: str | Path, out: str | Path, *, protocol: str = "ope") -> dict:
+    """Score result files as they are: ``results``/NAME.txt beside ``root``/NAME/groundtruth.txt.
+
+    Args:
+        results: folder of one file for each sequence, one box x,y,w,h a line (or NAME/NAME_001.txt, as GOT-10k's).
+        root: the sequences; images only serve the film strips, and a protocol that clips. out: folder for the report.
+        protocol: a name of ``protocols.PROTOCOLS``.
+
+    Returns:
+        The report, see :func:`vlt_ros.evaluation.report.assess`, also written to ``out``.
+
+    Raises:
+        SequenceError, EvaluationError, MediaError: each with one clear line.
+    """
+    rules, results = find_protocol(protocol), Path(results)
+    sequences = read_sequences(root, images=False)
+    if not results.is_dir():
+        raise EvaluationError(f"{results} is not a folder; give the one with a file NAME.txt for each sequence")
+    files = {s.name: next((file for file in (results / f"{s.name}.txt", results / s.name / f"{s.name}_001.txt")
+                           if file.is_file()), None) for s in sequences}
+    missing = [name for name, file in files.items() if file is None]
+    if missing:
+        raise EvaluationError(f"{results / missing[0]}.txt is missing ({len(missing)} of {len(files)} sequences have "
+                              "no results); a score over a part of a benchmark is none, so add them")
+    runs = {s.name: read_results(files[s.name], s) for s in sequences}
+    out = make_folder(out)
+    report = assess(sequences, runs, rules) | {
+        "protocol_name": rules.name, "protocol": rules.rule, "results": str(results), "against": {}}
+    write_report(out, report)
+    write_page(out / "report.html", report, sequences, {results.name or "results": runs})
+    return report
 
 
-def write_report(folder: Path, report: dict) -> None:
-    """Write folder/report.json, whole or not at all."""
-    partial = folder / "report.json.partial"
-    partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(folder / "report.json")
+def _weights_hash(weights: str | Path | None, model: str | None) -> str:
+    """Of the file that ``load_network`` takes; '' where there is none, which it says better."""
+    from vlt_ros.networks.weights import DEFAULT_MODEL, file_sha256, models_folder
+
+    file = Path(weights) if weights else models_folder() / f"{model or DEFAULT_MODEL}.safetensors"
+    return file_sha256(file) if file.is_file() else ""
 
 
-def _rate(calls: int, seconds: float) -> float:
-    return calls / seconds if seconds > 0 else float("nan")
+def _run_all(pieces: list[Piece], rank: int, world: int, jobs: int, progress: bool) -> list[Run]:
+    """The runs of all pieces, done or loaded, on every one of torchrun's processes.
+
+    Raises:
+        SequenceError: sequences that could not be followed; the others' runs are kept.
+    """
+    from tqdm import tqdm
+
+    mine = shards.share([len(piece.sequence) for piece in pieces], rank, world)
+    known = {index: run for index in mine if (run := pieces[index].load()) is not None}
+    # The longest first, so that no worker starts one when the others are through.
+    todo = sorted((index for index in mine if index not in known), key=lambda i: (-len(pieces[i].sequence), i))
+    frames = {index: len(pieces[index].sequence) for index in mine}
+    with tqdm(total=sum(frames.values()), initial=sum(frames[index] for index in known), unit="frame",
+              desc=f"process {rank + 1} of {world}" if world > 1 else "evaluate", disable=not progress) as bar:
+        faults = shards.work([pieces[index] for index in todo], follow, jobs, bar.update)
+    rows = [(index, known.get(index) or pieces[index].load(), None) for index in mine if index not in todo]
+    rows += [(index, None if fault else pieces[index].load(), fault) for index, fault in zip(todo, faults, strict=True)]
+    rows = shards.gather(rows)
+    faults = [fault for _, _, fault in sorted(rows, key=lambda row: row[0]) if fault]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise SequenceError(f"{faults[0]}{more}; the other {len(rows) - len(faults)} of {len(rows)} runs are kept, and "
+                            "the same command goes on from there")
+    runs = {index: run for index, run, _ in rows}
+    if rank == 0:
+        # Other machines need not share the folder.
+        for index in sorted(runs.keys() - set(mine)):
+            if pieces[index].load() is None:
+                pieces[index].save(runs[index])
+    return [runs[index] for index in range(len(pieces))]
 
 
-def _number(value: float, digits: int = 4) -> float | None:
-    return round(float(value), digits) if math.isfinite(value) else None
+def follow(piece: Piece, progress) -> str | None:
+    """Do a piece and keep its run; what is wrong with its sequence comes back as a message."""
+    try:
+        piece.save(run_sequence(_tracker(piece.contestant), piece.sequence, piece.start, piece.text, progress))
+    except SequenceError as error:
+        return str(error)
+    return None
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return _number(sum(known) / len(known)) if known else None
+@functools.lru_cache(maxsize=4)
+def _tracker(contestant):
+    """Each process builds a tracker once."""
+    return contestant.build()
+

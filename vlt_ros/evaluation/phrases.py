@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vlt_ros.evaluation.evaluate import EvaluationError, write_report
+from vlt_ros.evaluation.errors import EvaluationError
 from vlt_ros.evaluation.metrics import overlaps
 from vlt_ros.evaluation.pointing import PHRASES, Count, Point, inside
+from vlt_ros.evaluation.report import write_report
 from vlt_ros.media import MediaError, make_folder
 from vlt_ros.tracker import Box, CommandError, validate_text
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlt_ros.evaluation.evaluate import EvaluationError, write_report
+from vlt_ros.evaluation.errors import EvaluationError
+from vlt_ros.evaluation.report import write_report
 from vlt_ros.media import make_folder
 
 KINDS = ("colour", "position", "name")

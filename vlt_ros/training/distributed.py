@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -34,18 +35,19 @@ def world_size() -> int:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[None]:
+def processes(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
     """Join the processes that torchrun started, for the length of a run; nothing with one process.
 
     Args:
         device: this process's; tensors on GPUs are carried by NCCL, others by Gloo.
+        timeout: how long one waits for another; None for torch's own.
     """
     if not started() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield
     # Process 0 may still be writing when the others are through. After an exception nobody waits: leaving in order
     # takes all processes, and the launcher ends the others when one dies.

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a tracker behaves that is told by words: when it finds its target, what else it takes for it, and afterwards.
+
+Benchmarks' curves do not see whether a tracker said "not there". These measures are this project's own:
+
+- a frame is *on the target* when the target is there and a reported box overlaps it by more than 0.5 (IoU), and
+  *on something else* when the target is there and a reported box overlaps it by less than 0.1;
+- first lock: time from frame 0 to the first frame on the target;
+- wrong-lock rate: frames on something else among those with the target and a reported box;
+- false-present rate: frames with a reported box among those without the target;
+- re-acquisition time: after a first lock the target is lost when it leaves, when no box is reported or when the box
+  is on something else; the time runs from the target's (last) coming into view until the next frame on the target;
+- id stability: frames with the first lock's target id among all frames on the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlt_ros.evaluation.metrics import overlaps
+
+ON_TARGET, ON_SOMETHING_ELSE = 0.5, 0.1
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Counts of one sequence, in frames unless they say seconds.
+
+    first_lock_s: None without any. wrong of reported: boxes on something else among boxes while the target is there.
+    false_present of absent. reacquired_s: one for each loss that ended. lost_for_good: 1 when a visible target was
+    not found again by the end. same_id of locked: None without ids.
+    """
+
+    first_lock_s: float | None
+    wrong: int
+    reported: int
+    false_present: int
+    absent: int
+    reacquired_s: tuple[float, ...]
+    lost_for_good: int
+    same_id: int | None
+    locked: int
+
+
+def behaviour(boxes: np.ndarray, present: np.ndarray, truth: np.ndarray, absent: np.ndarray, stamps: np.ndarray,
+              ids: np.ndarray | None = None) -> Behaviour:
+    """Measure one sequence.
+
+    Args:
+        boxes: (T, 4) x, y, w, h in pixels. present: (T,) bool, the tracker reported this box in this frame.
+        truth: (T, 4). absent: (T,) bool, frames without the target. stamps: (T,) seconds.
+        ids: (T,) target ids, where the tracker has any.
+    """
+    iou = overlaps(boxes, truth)
+    there = ~np.asarray(absent, bool)
+    on_target = there & present & (iou > ON_TARGET)
+    elsewhere = there & present & (iou < ON_SOMETHING_ELSE)
+    locks = np.flatnonzero(on_target)
+    first = int(locks[0]) if len(locks) else len(iou)
+    reacquired, lost, since = [], False, None
+    for index in range(first + 1, len(iou)):
+        if not lost:
+            lost = not there[index] or not present[index] or bool(elsewhere[index])
+            since = None
+        if not lost:
+            continue
+        if not there[index]:
+            since = None
+        elif since is None:
+            since = index
+        if on_target[index]:
+            reacquired.append(float(stamps[index] - stamps[since]))
+            lost = False
+    return Behaviour(
+        first_lock_s=float(stamps[first] - stamps[0]) if len(locks) else None,
+        wrong=int(elsewhere.sum()), reported=int((there & present).sum()),
+        false_present=int((~there & present).sum()), absent=int((~there).sum()),
+        reacquired_s=tuple(reacquired), lost_for_good=int(lost and since is not None),
+        same_id=None if ids is None else int((ids[locks] == ids[locks[0]]).sum()) if len(locks) else 0,
+        locked=len(locks))
+
+
+def summary(all_of: Sequence[Behaviour]) -> dict:
+    """One or more sequences' behaviour as numbers; rates are over the frames of all, None where nothing counts.
+
+    Returns:
+        first_lock_s (median of the sequences that locked), never_locked (sequences), wrong_lock_rate,
+        false_present_rate, reacquisition_s (mean), reacquired and lost_for_good (losses), id_stability.
+    """
+    locks = [one.first_lock_s for one in all_of if one.first_lock_s is not None]
+    returns = [seconds for one in all_of for seconds in one.reacquired_s]
+    with_ids = [one for one in all_of if one.same_id is not None]
+
+    def rate(part: int, whole: int) -> float | None:
+        return round(part / whole, 6) if whole else None
+
+    return {
+        "first_lock_s": round(float(np.median(locks)), 4) if locks else None,
+        "never_locked": len(all_of) - len(locks),
+        "wrong_lock_rate": rate(sum(one.wrong for one in all_of), sum(one.reported for one in all_of)),
+        "false_present_rate": rate(sum(one.false_present for one in all_of), sum(one.absent for one in all_of)),
+        "reacquisition_s": round(float(np.mean(returns)), 4) if returns else None,
+        "reacquired": len(returns),
+        "lost_for_good": sum(one.lost_for_good for one in all_of),
+        "id_stability": rate(sum(one.same_id for one in with_ids), sum(one.locked for one in with_ids)),
+    }
