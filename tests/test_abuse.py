@@ -22,7 +22,9 @@ SEEDS = {
     "config": [b"steps: 10\nbatch_size: 2\n", b"steps: [1\n", b"a: &a [*a]\n",
                b"!!python/object/apply:os.system ['x']\n"],
     "sequence": [b"1,2,3,4\n5,6,7,8\n\xff\xff0\n1\n\xff\xffthe red mug", b"nan,1,2,3\n1 2 3 4\n"],
-    "dataset": [b"1,2,3,4\n", b'{"images": [], "annotations": [], "categories": []}', b"(lp0\n.", b"[]"],
+    "dataset": [b"1,2,3,4\n", b'{"images": [], "annotations": [], "categories": []}', b"(lp0\n.", b"[]",
+                b'{"images": [3], "annotations": [], "categories": []}',
+                b'{"images": [], "annotations": [{"id": [], "image_id": {}}], "categories": [{"id": 1, "name": "x"}]}'],
     "compressed": [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x7f\xff\0\0\x7f\xff\x08\x02\0\0\0", b"BM" + b"\xff" * 60],
     "text": ["the red mug".encode("utf-16-le"), "\ud800".encode("utf-16-le", "surrogatepass"), b"%s%n" * 99],
 }

@@ -64,7 +64,7 @@ def test_bytes_that_are_no_messages_leave_the_node_alive_and_the_target_kept(rob
     whole = {
         robot.image: serialize_message(robot.picture_message()),
         robot.target_command: serialize_message(TargetCommand(text="x" * 20)),
-        robot.command: b"\0\1\0\0" + (4).to_bytes(4, "little") + b"abc\0",
+        robot.command: b"\0\1\0\0" + (20).to_bytes(4, "little") + b"the blue mug of Jane\0",
     }
     for _ in range(100):
         for publisher, message in whole.items():
@@ -72,8 +72,8 @@ def test_bytes_that_are_no_messages_leave_the_node_alive_and_the_target_kept(rob
             for _ in range(rng.randrange(4)):
                 place = rng.randrange(4, len(raw)) if len(raw) > 4 else 0
                 raw[place:place + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", rng.randbytes(4)])
-            if publisher is not robot.image:    # a command that happens to be whole would be obeyed, rightly
-                raw = raw[: len(message) // 2]
+            if publisher is not robot.image:    # commands are only cut: one that happens to be whole is obeyed, rightly
+                raw = message[: rng.randrange(8, len(message) - 4 if publisher is robot.command else 24)]
             publisher.publish(bytes(raw))
         time.sleep(0.002)
     assert process.alive and robot.state() == "active"

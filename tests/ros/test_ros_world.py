@@ -173,7 +173,9 @@ def test_queues_have_the_depths_of_the_contract(robot):
     # The graph does not tell depths: ask the profiles that the node subscribes with.
     with patch.object(VltTracker, "create_subscription", lambda self, kind, name, call, qos, **_: made.append(qos)), \
             patch.object(VltTracker, "create_timer"):
-        VltTracker._subscribe(VltTracker.__new__(VltTracker), SimpleNamespace(image_transport="raw"))
+        node = VltTracker.__new__(VltTracker)
+        node._steady = None
+        node._subscribe(SimpleNamespace(image_transport="raw"))
     assert [(qos.depth, qos.history) for qos in made] == [(1, HistoryPolicy.KEEP_LAST)] * 3
     assert [qos.reliability.name for qos in made] == ["BEST_EFFORT", "RELIABLE", "RELIABLE"]
 

@@ -17,6 +17,15 @@ from vlt_ros.training.datasets.form import DataSet, DataSetError, Omissions, Pic
 REFERENCE_SPLITS = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}
 
 
+# What the entries of an instances file must have for the others to be read: keys and kinds of values.
+_ENTRIES = {"images": {"id": (int, str), "file_name": str}, "categories": {"id": (int, str), "name": str},
+            "annotations": {key: (int, str, type(None)) for key in ("id", "image_id", "category_id")}}
+
+
+def _plain(entry, kinds: dict) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+
+
 def _read_instances(path: Path) -> dict:
     """COCO's instances JSON: lists images, annotations, categories.
 
@@ -25,7 +34,8 @@ def _read_instances(path: Path) -> dict:
     """
     try:
         content = json.loads(path.read_bytes())
-        if all(isinstance(content[part], list) for part in ("images", "annotations", "categories")):
+        if (all(isinstance(content[part], list) for part in _ENTRIES)
+                and all(_plain(one, kinds) for part, kinds in _ENTRIES.items() for one in content[part])):
             return content
     except (ValueError, KeyError, TypeError, OSError):
         pass
