@@ -28,10 +28,10 @@ CANDIDATES = 2
 def needed(threshold: float, windows: int) -> float:
     """Confidence that a find among so many windows must have, for a tracking threshold in [0, 1].
 
-    Words alone know less than words and a template, and every further window is a further chance of a false alarm:
-    a tenth more for one window, half more for the 35 of a quarter's tiles; never more than half way to 1.
+    Every further window is a further chance of a false alarm: a third more for the 35 of a quarter's tiles; never more
+    than half way to 1.
     """
-    return min(1.1 * threshold * windows**0.08, (1 + threshold) / 2)
+    return min(threshold * windows**0.08, (1 + threshold) / 2)
 
 
 def search_levels(width: int, height: int, input_size: int) -> list[list[Window]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teach a trained tracker names: ``python -m vlt_ros.training.naming --weights FILE --out DIR``.
+"""Teach a trained tracker names: ``python -m vlt_ros.training.naming --weights FILE --out FILE``.
 
 The ViT stays frozen, so each picture goes through it once; what is trained are the two projections of
 ``vlt_ros.networks.naming`` (a minute or two), and last the three numbers that weigh them against the head's score.
@@ -39,8 +39,6 @@ FORMS = ("the {name}", "{name}", "a {name}", "follow the {name}", "the {colour} 
 PLACES = ("left", "right", "top", "bottom")
 # Of a picture's longer side squared: smaller things have no token of their own.
 LEAST_AREA = 0.0015
-# File of what all trackers with names share.
-SHARED_FILE = "vit_s_named.safetensors"
 # Layers after the six separate ones: all that DINOv2's ViT-S has.
 NAMING_LAYERS = 6
 # Photographs of the training part that weigh the evidence instead of training the projections.
@@ -264,19 +262,17 @@ def with_naming(network: TrackingNetwork, layers: int) -> TrackingNetwork:
     return named.eval().requires_grad_(False)
 
 
-def teach(weights: str | Path | None, data: str | Path, assets: str | Path, out: str | Path, *, scenes: int = 1200,
+def teach(weights: str | Path, data: str | Path, assets: str | Path, out: str | Path, *, scenes: int = 1200,
           steps: int = 900, seed: int = 0, progress: bool = True) -> Path:
-    """Give a tracker of ``start: dinov2`` (its separate layers frozen) names, and save it in two files under ``out``.
-
-    :data:`SHARED_FILE` has what stays the same for every tracker that starts so: separate layers and names. The other,
-    the tracker's, has the rest, and needs the first beside it.
+    """Give a tracker of ``start: dinov2`` (its separate layers frozen) names.
 
     Args:
-        weights: the tracker, None for the shipped one. data, assets: as for training. scenes: of pasted objects.
-        steps: of the projections.
+        weights: the tracker's file. data, assets: as for training. scenes: of pasted objects. steps: of the
+            projections.
+        out: file to write in the folder of ``weights``, which it needs beside it: it holds the names alone.
 
     Returns:
-        the weights file.
+        ``out``.
     """
     from tqdm import tqdm
 
@@ -296,31 +292,17 @@ def teach(weights: str | Path | None, data: str | Path, assets: str | Path, out:
     with torch.autocast("cpu", torch.bfloat16):
         asked = queries(network, generator, tuning, rng, 300, bar("queries"))
     weigh_evidence(network.naming, asked)
-    return save_named(network, Path(out))
-
-
-def save_named(network: TrackingNetwork, out: Path) -> Path:
-    """Write the two files of :func:`teach`; returns the tracker's."""
-    from safetensors.torch import save_file
-
-    separate = tuple(f"backbone.blocks.{i}." for i in range(network.config.separate_layers))
-    frozen = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()
-              if name.startswith(("backbone.patch_embed.", "backbone.pos_embed_", "naming.", *separate))
-              and name != "naming.evidence"}
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(frozen, out / SHARED_FILE, metadata={"format": "vlt_ros", "holds": "frozen layers and names"})
-    path = out / f"{network.config.name}.safetensors"
-    save_network(network, path, base=out / SHARED_FILE)
-    return path
+    save_network(network, out, base=weights)
+    return Path(out)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Teach a trained tracker names.")
-    parser.add_argument("--weights", help="the tracker; without it the shipped one")
+    parser.add_argument("--weights", required=True, help="the tracker's weights file")
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--assets", default="build/assets")
-    parser.add_argument("--out", required=True, help="folder for the two weights files")
+    parser.add_argument("--out", required=True, help="weights file to write, in the same folder")
     arguments = parser.parse_args()
     print(teach(arguments.weights, arguments.data, arguments.assets, arguments.out))
 

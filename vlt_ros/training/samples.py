@@ -48,8 +48,6 @@ PASTE_CANVAS = 420
 ATTEMPTS = 100
 # Frames between template and search region: of the long videos' causal pairs, and of the given clips' both ways.
 MAX_GAP, MAX_CLIP_GAP = 200, 40
-# Pairs from stills around a part of a thing, under the whole thing's words: how far a target reaches, the box says.
-PART_PAIRS = 0.15
 # Pairs of videos that show where the target was, in frames in which it is known to be gone.
 GONE_PAIRS = 0.07
 # Share of videos' frames among the photographs that text alone searches.
@@ -490,14 +488,8 @@ class SampleGenerator:
         image = self._read(dataset, picture.file)
         if max(w / image.shape[1], h / image.shape[0]) > 0.95 or not _within(image, thing.box):
             return None
-        box = thing.box
-        if rng.random() < PART_PAIRS:
-            share_w, share_h = rng.uniform(0.35, 0.8, 2)
-            box = (x + rng.uniform(0, 1 - share_w) * w, y + rng.uniform(0, 1 - share_h) * h, share_w * w, share_h * h)
-            if min(box[2:]) < 8:
-                return None
         text = self._words(thing, rng) if rng.random() < 0.5 else ""
-        return self._pair(image, box, image, box, text, "still", rng, thing.name)
+        return self._pair(image, thing.box, image, thing.box, text, "still", rng, thing.name)
 
     @staticmethod
     def _words(thing: Thing, rng) -> str:
