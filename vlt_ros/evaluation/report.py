@@ -18,6 +18,7 @@ from vlt_ros.evaluation.runs import FPS, Run
 from vlt_ros.evaluation.sequences import Sequence as Video
 
 DIGITS = 6
+FRAME_0 = {"own": "the tracker's own box", "truth": "the true box, whatever the tracker said", "out": "left out"}
 
 
 def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protocol, frame_0: str | None = None,
