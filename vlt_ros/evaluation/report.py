@@ -37,7 +37,7 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
     Raises:
         SequenceError, EvaluationError: the protocol needs images' sizes that are not there, or attributes do not fit.
     """
-    frame_0 = frame_0 or protocol.frame_0
+    frame_0 = protocol.frame_0 if protocol.frame_0 == "out" else frame_0 or protocol.frame_0
     sizes = {one.name: one.size() if protocol.clips else None for one in sequences}
 
     def scores(rules: Protocol, convention: str | None) -> list[Scores]:
