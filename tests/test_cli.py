@@ -43,7 +43,7 @@ def assert_error(result, *parts):
 def test_version_and_help():
     result = vlt("--version")
     assert result.exit_code == 0 and vlt_ros.__version__ in result.output
-    for command in ((), ("track",), ("evaluate",), ("train",)):
+    for command in ((), ("track",), ("evaluate",), ("score",), ("train",)):
         result = vlt(*command, "--help")
         assert result.exit_code == 0 and "Usage:" in result.output
 
@@ -154,8 +154,33 @@ def test_evaluate_refuses_bad_input_in_one_line(weights, tmp_path):
     root = write_sequences(tmp_path / "root")
     assert_error(vlt("evaluate", root, "--phrase", "wrong", *usual),
                  "no meaning with --start box", "--start both")
+    assert_error(vlt("evaluate", root, "--against", "csrt,nano", *usual), "--against nano needs its models", "ONNX")
     (root / "two" / "groundtruth.txt").write_text("1,2,3,4\n1,2\n")
     assert_error(vlt("evaluate", root, *usual), "two/groundtruth.txt line 2", "x,y,w,h")
+
+
+def test_score_takes_result_files_and_refuses_what_does_not_fit(tmp_path):
+    from vlt_ros.cli import PROTOCOLS
+    from vlt_ros.evaluation import protocols
+
+    assert set(PROTOCOLS) == set(protocols.PROTOCOLS)
+    root, results = write_sequences(tmp_path / "root"), tmp_path / "results"
+    results.mkdir()
+    usual = ("--protocol", "lasot", "--out", tmp_path / "out")
+    assert_error(vlt("score", results, root, *usual), "one.txt is missing (2 of 2 sequences have no results)")
+    for name in ("one", "two"):
+        (results / f"{name}.txt").write_text("".join(f"{10 + 4 * i},20,16,14\n" for i in range(4)))
+    result = vlt("score", results, root, *usual)
+    assert result.exit_code == 0, result.output
+    assert "lasot: LaSOT's MATLAB toolkit" in result.output and "0.952" in result.output
+    kept = (tmp_path / "out" / "report.json").read_text()
+    (results / "two.txt").write_text("10,20,16,14\n" * 3)
+    assert_error(vlt("score", results, root, *usual), "two.txt has 3 lines but", "two/groundtruth.txt has 4")
+    (tmp_path / "empty").mkdir()
+    assert_error(vlt("score", results, tmp_path / "empty", *usual), "no sequences in", "groundtruth.txt")
+    assert_error(vlt("score", tmp_path / "nowhere", root, *usual), "nowhere is not a folder")
+    assert_error(vlt("score", results, root, "--protocol", "vot"), "'vot' is not one of", "lasot")
+    assert (tmp_path / "out" / "report.json").read_text() == kept, "the last good report is kept"
 
 
 def test_train_refuses_bad_input_in_one_line(tmp_path):

@@ -240,9 +240,10 @@ def score(results: Path, root: Path, protocol: str, out: Path) -> None:
 
 def _say(report: dict, out: Path) -> None:
     """Print a report's protocol and table."""
-    from vlt_ros.evaluation.report import table
+    from vlt_ros.evaluation.report import FRAME_0, table
 
     click.echo(f"{report['protocol_name']}: {report['protocol']}")
+    click.echo(f"Frame 0 in the table: {FRAME_0[report['frame_0']['used']]}")
     click.echo(table(report))
     click.echo(f"see {out / 'report.html'} and {out / 'report.json'}")
 

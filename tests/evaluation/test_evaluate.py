@@ -123,6 +123,9 @@ def test_a_start_by_text_is_scored_with_its_own_frame_0_and_the_other_way_is_tol
     assert told["frame_0"]["used"] == "own" and told["auc"] == told["frame_0"]["own"]["auc"]
     assert told["frame_0"]["truth"]["auc"] > told["auc"], "the truth in frame 0 would help"
     assert told["protocol_name"] == "lasot" and "divided by the full length" in told["protocol"]
+    pooled = evaluate(sequences, tmp_path / "text", start="text", **options | {"protocol": "got10k"})
+    assert pooled["frame_0"]["used"] == "out" and pooled["frame_0"]["own"] == pooled["frame_0"]["truth"]
+    assert len(pooled["curves"]["success"]["rates"]) == 101
     boxed = evaluate(sequences, tmp_path / "box", start="box", **options)
     assert boxed["frame_0"]["used"] == "truth" and boxed["frame_0"]["own"]["auc"] == boxed["auc"]
     assert boxed["behaviour"]["first_lock_s"] == 0 and boxed["behaviour"]["id_stability"] == 1

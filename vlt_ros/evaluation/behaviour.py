@@ -2,15 +2,7 @@
 """How a tracker behaves that is told by words: when it finds its target, what else it takes for it, and afterwards.
 
 Benchmarks' curves do not see whether a tracker said "not there". These measures are this project's own:
-
-- a frame is *on the target* when the target is there and a reported box overlaps it by more than 0.5 (IoU), and
-  *on something else* when the target is there and a reported box overlaps it by less than 0.1;
-- first lock: time from frame 0 to the first frame on the target;
-- wrong-lock rate: frames on something else among those with the target and a reported box;
-- false-present rate: frames with a reported box among those without the target;
-- re-acquisition time: after a first lock the target is lost when it leaves, when no box is reported or when the box
-  is on something else; the time runs from the target's (last) coming into view until the next frame on the target;
-- id stability: frames with the first lock's target id among all frames on the target.
+:data:`DEFINITIONS` says what they are, here and in reports.
 """
 
 from __future__ import annotations
@@ -23,6 +15,16 @@ import numpy as np
 from vlt_ros.evaluation.metrics import overlaps
 
 ON_TARGET, ON_SOMETHING_ELSE = 0.5, 0.1
+DEFINITIONS = (
+    f"On the target: a frame with the target and a reported box that overlaps it by more than {ON_TARGET} (IoU). "
+    f"On something else: a frame with the target and a reported box that overlaps it by less than {ON_SOMETHING_ELSE}.",
+    "First lock: time from frame 0 to the first frame on the target.",
+    "Wrong lock: frames on something else among those with the target and a reported box.",
+    "False present: frames with a reported box among those without the target.",
+    "Re-acquisition: after a first lock the target is lost when it leaves, when no box is reported or when the box is "
+    "on something else; the time runs from the target's (last) coming into view until the next frame on the target.",
+    "Id stability: frames with the first lock's target id among all frames on the target.",
+)
 
 
 @dataclass(frozen=True)

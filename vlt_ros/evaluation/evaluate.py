@@ -168,6 +168,7 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
     with shards.joined() as (rank, world):
         done = iter(_run_all(pieces, rank, world, jobs, progress))
         if rank:
+            # What could not be followed is said once, by process 0.
             return None
         runs = {name: {sequence.name: next(done) for sequence in sequences}
                 for name in (network.name, *(peer.name for peer in peers))}
@@ -227,10 +228,10 @@ def _weights_hash(weights: str | Path | None, model: str | None) -> str:
 
 
 def _run_all(pieces: list[Piece], rank: int, world: int, jobs: int, progress: bool) -> list[Run]:
-    """The runs of all pieces, done or loaded, on every one of torchrun's processes.
+    """The runs of all pieces, done or loaded, for process 0; the others give theirs away and have none.
 
     Raises:
-        SequenceError: sequences that could not be followed; the others' runs are kept.
+        SequenceError: sequences that could not be followed, in process 0; the others' runs are kept.
     """
     from tqdm import tqdm
 
@@ -245,17 +246,18 @@ def _run_all(pieces: list[Piece], rank: int, world: int, jobs: int, progress: bo
     rows = [(index, known.get(index) or pieces[index].load(), None) for index in mine if index not in todo]
     rows += [(index, None if fault else pieces[index].load(), fault) for index, fault in zip(todo, faults, strict=True)]
     rows = shards.gather(rows)
+    if rank:
+        return []
     faults = [fault for _, _, fault in sorted(rows, key=lambda row: row[0]) if fault]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise SequenceError(f"{faults[0]}{more}; the other {len(rows) - len(faults)} of {len(rows)} runs are kept, and "
                             "the same command goes on from there")
     runs = {index: run for index, run, _ in rows}
-    if rank == 0:
-        # Other machines need not share the folder.
-        for index in sorted(runs.keys() - set(mine)):
-            if pieces[index].load() is None:
-                pieces[index].save(runs[index])
+    # Other machines need not share the folder.
+    for index in sorted(runs.keys() - set(mine)):
+        if pieces[index].load() is None:
+            pieces[index].save(runs[index])
     return [runs[index] for index in range(len(pieces))]
 
 

@@ -12,11 +12,13 @@ import numpy as np
 
 from vlt_ros.evaluation import behaviour
 from vlt_ros.evaluation.metrics import overlaps
-from vlt_ros.evaluation.report import write_whole
+from vlt_ros.evaluation.report import FRAME_0, write_whole
 from vlt_ros.evaluation.runs import Run
 from vlt_ros.evaluation.sequences import Sequence as Video
 
-WORST, STRIP = 5, 6
+WORST = 5
+# Pictures of a film strip, in how many columns, and how wide each is in pixels.
+STRIP, COLUMNS, WIDTH = 6, 3, 380
 # Distinct on white for colour-blind readers too (Okabe and Ito); the truth is drawn in green.
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 TRUTH_BGR = (60, 200, 60)
@@ -31,7 +33,6 @@ PLOTS = (("success", "Success", "IoU threshold", "part of frames above", "auc"),
           "norm_precision"))
 FACTS = {"model": "model", "weights": "weights", "start": "started by", "phrase": "sentence", "device": "device",
          "arithmetic": "arithmetic", "results": "results of", "protocol_name": "protocol"}
-FRAME_0 = {"own": "the tracker's own box", "truth": "the true box, whatever the tracker said", "out": "left out"}
 
 
 def write_page(file: Path, report: dict, sequences: Sequence[Video], runs: Mapping[str, Mapping[str, Run]]) -> None:
@@ -55,7 +56,7 @@ def write_page(file: Path, report: dict, sequences: Sequence[Video], runs: Mappi
     write_whole(file, template.render(
         report=report, blocks=blocks, colours=colours, own=own, metrics=METRIC_HEADS, behaviours=BEHAVIOUR_HEADS,
         facts={head: report[fact] for fact, head in FACTS.items() if fact in report}, frame_0=FRAME_0,
-        definitions=behaviour.__doc__.partition("\n\n")[2].partition("\n\n")[2].removeprefix("- ").split("\n- "),
+        definitions=behaviour.DEFINITIONS,
         frames=sum(len(video) for video in sequences),
         plots=[_plot(blocks, colours, *plot) for plot in PLOTS],
         worst=[{"video": video, "entry": report["per_sequence"][video.name],
@@ -95,7 +96,7 @@ def _plot(blocks: dict, colours: dict, curve: str, title: str, x: str, y: str, m
     axes.set(title=title, xlabel=x, ylabel=y, ylim=(0, 1), xlim=(0, None))
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(frameon=False, fontsize=8, loc="lower left" if curve == "success" else "lower right")
+        axes.legend(fontsize=8, loc="best", framealpha=0.8, edgecolor="none")
     return _svg(figure)
 
 
@@ -125,28 +126,29 @@ def _strip(video: Video, runs: dict[str, Run], colours: dict) -> str | None:
     from vlt_ros.media import ContactSheet
 
     count = min(STRIP, len(video))
-    sheet = ContactSheet(count, count, 300)
+    sheet = ContactSheet(count, COLUMNS, WIDTH)
     for index, image in video.images_at(np.linspace(0, len(video) - 1, count).round().astype(int).tolist()):
-        scale = max(1.0, image.shape[1] / 300)
-        if not video.absent[index]:
-            _draw(image, video.boxes[index], TRUTH_BGR, scale)
+        scale = WIDTH / image.shape[1]
+        image = cv2.resize(image, (WIDTH, max(1, round(scale * image.shape[0]))),
+                           interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         for name, run in reversed(runs.items()):
             if run.present[index]:
-                _draw(image, run.boxes[index], tuple(int(colours[name][i:i + 2], 16) for i in (5, 3, 1)), scale)
-        cv2.putText(image, str(index), (round(4 * scale), round(16 * scale)), cv2.FONT_HERSHEY_SIMPLEX, 0.5 * scale,
-                    (255, 255, 255), max(1, round(scale)), cv2.LINE_AA)
+                _draw(image, scale * run.boxes[index], tuple(int(colours[name][i:i + 2], 16) for i in (5, 3, 1)), 2)
+        if not video.absent[index]:
+            # Last and thin: where a tracker is right, both are seen.
+            _draw(image, scale * video.boxes[index], TRUTH_BGR, 1)
+        cv2.putText(image, str(index), (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(image, str(index), (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         sheet.add(image)
-    done, data = cv2.imencode(".jpg", sheet.image(), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    done, data = cv2.imencode(".jpg", sheet.image(), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return base64.b64encode(data.tobytes()).decode() if done else None
 
 
-def _draw(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], scale: float) -> None:
+def _draw(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:
     import cv2
 
     x, y, w, h = (float(v) for v in box)
-    corners = (round(x), round(y)), (round(x + w), round(y + h))
-    cv2.rectangle(image, *corners, (0, 0, 0), max(3, round(4 * scale)), cv2.LINE_AA)
-    cv2.rectangle(image, *corners, colour, max(1, round(2 * scale)), cv2.LINE_AA)
+    cv2.rectangle(image, (round(x), round(y)), (round(x + w), round(y + h)), colour, thickness, cv2.LINE_AA)
 
 
 TEMPLATE = """\

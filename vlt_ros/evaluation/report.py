@@ -18,6 +18,7 @@ from vlt_ros.evaluation.runs import FPS, Run
 from vlt_ros.evaluation.sequences import Sequence as Video
 
 DIGITS = 6
+FRAME_0 = {"own": "the tracker's own box", "truth": "the true box, whatever the tracker said", "out": "left out"}
 
 
 def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protocol, frame_0: str | None = None,
@@ -36,7 +37,7 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
     Raises:
         SequenceError, EvaluationError: the protocol needs images' sizes that are not there, or attributes do not fit.
     """
-    frame_0 = frame_0 or protocol.frame_0
+    frame_0 = protocol.frame_0 if protocol.frame_0 == "out" else frame_0 or protocol.frame_0
     sizes = {one.name: one.size() if protocol.clips else None for one in sequences}
 
     def scores(rules: Protocol, convention: str | None) -> list[Scores]:
