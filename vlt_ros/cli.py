@@ -170,12 +170,13 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
 
 @main.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(["sequences", "candidates", "phrases"]), default="sequences",
+@click.option("--layout", type=click.Choice(["sequences", "candidates", "photographs", "phrases"]), default="sequences",
               show_default=True,
               help="sequences: ROOT/NAME/{img/ or video.mp4, groundtruth.txt, language.txt}. candidates: "
                    "ROOT is the data folder; text alone points at one of several equal objects held out of "
-                   "training. phrases: ROOT/queries.json, a list of {file, text, box [x,y,w,h]}, and ROOT/img/; "
-                   "text alone finds each, predictions.json lists the boxes.")
+                   "training. photographs: the same folder; text alone on whole photographs held out of training, for "
+                   "things that are there and that are not. phrases: ROOT/queries.json, a list of {file, text, "
+                   "box [x,y,w,h]}, and ROOT/img/; text alone finds each, predictions.json lists the boxes.")
 @click.option("--start", type=click.Choice(["box", "text", "both"]), default="box", show_default=True,
               help="What the tracker is given in frame 0.")
 @click.option("--phrase", type=click.Choice(["right", "wrong", "none"]), default="right", show_default=True,
@@ -205,6 +206,11 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, protocol: str, ag
 
         report = pointing.evaluate_pointing(root, out, assets=assets, count=count, **network)
         click.echo(pointing.table(report))
+    elif layout == "photographs":
+        from vlt_ros.evaluation import photographs
+
+        report = photographs.evaluate_photographs(root, out, assets=assets, count=count, **network)
+        click.echo(photographs.table(report))
     elif layout == "phrases":
         from vlt_ros.evaluation import phrases
 

@@ -2,13 +2,13 @@
 """Networks and their weights. Nothing here knows of tracking over time, of files of frames, or of ROS."""
 
 from vlt_ros.networks.base import Contrast, Matching, NetworkConfig, TrackingNetwork
+from vlt_ros.networks.checkpoints import WeightsError
 from vlt_ros.networks.head import CentreHead, Maps, decode
 from vlt_ros.networks.pjvlt import PJVLT, PJVLTConfig
 from vlt_ros.networks.systems import CONFIGS, SYSTEMS, build_network, describe
 from vlt_ros.networks.weights import (
     DEFAULT_MODEL,
     DeviceError,
-    WeightsError,
     choose_device,
     load_network,
     save_network,

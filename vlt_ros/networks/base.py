@@ -12,6 +12,7 @@ Shapes: B batch, C channels, Nz and Nx tokens of template and search region, T w
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -168,11 +169,12 @@ class TrackingNetwork(nn.Module):
 
     Config: ClassVar[type[NetworkConfig]]
     CONFIGS: ClassVar[tuple[NetworkConfig, ...]]
+    config: Any
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        if self.has_text_tower:
+        if isinstance(config, LanguageConfig):
             self.text = TextTower(config.text_dim, config.text_depth, config.text_heads, config.max_words)
             if config.frozen_minilm:
                 self.text.load_minilm()
@@ -196,7 +198,7 @@ class TrackingNetwork(nn.Module):
             self.matching = nn.Linear(3, config.dim, bias=False)
             nn.init.zeros_(self.matching.weight)
         self.box_head = CentreHead(config.dim, config.head_channels)
-        if self.has_text_tower and config.naming_layers:
+        if isinstance(config, LanguageConfig) and config.naming_layers:
             self.naming = Naming(config.dim, config.num_heads, config.layer_scale, config.naming_layers,
                                  config.text_dim).requires_grad_(False)
 
@@ -333,7 +335,7 @@ class TrackingNetwork(nn.Module):
         return torch.stack((target.amax(-1), target.mean(-1), around.amax(-1)), dim=-1)
 
     # training ---------------------------------------------------------------------------------------------
-    def terms(self, encoded: dict[str, Any]) -> dict[str, Contrast | Matching]:
+    def terms(self, encoded: dict[str, Any]) -> Mapping[str, Contrast | Matching]:
         """What the paper trains besides the box losses, by name, from what :meth:`encode` gave; nothing for some."""
         return {}
 

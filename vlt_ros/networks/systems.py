@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 
 import torch
 
-from vlt_ros.networks.base import NetworkConfig, TrackingNetwork
+from vlt_ros.networks.base import LanguageConfig, NetworkConfig, TrackingNetwork
 from vlt_ros.networks.text import SemanticTokens
 
 SYSTEMS: dict[str, type[TrackingNetwork]] = {name: resolve_name(f"vlt_ros.networks.{place}") for name, place in {
@@ -47,7 +47,7 @@ def describe(config: NetworkConfig) -> dict:
     with torch.device("meta"), torch.inference_mode():
         network = build_network(config).eval()
         words = ()
-        if network.has_text_tower:
+        if isinstance(config, LanguageConfig):
             tokens = torch.empty(1, COUNTED_WORDS, config.text_dim)
             words = network.words(SemanticTokens((tokens,) * max(1, config.text_depth),
                                                  torch.ones(1, COUNTED_WORDS, dtype=torch.bool)))

@@ -12,6 +12,7 @@ import math
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,7 +113,8 @@ def read_network(path: str | Path, sha256: str = "") -> TrackingNetwork:
         if name not in SYSTEMS:
             raise ValueError(f"system {name!r} is unknown")
         system = SYSTEMS[name]
-        config = system.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        config = system.Config(**given)
         network = system(config)
     except FileNotFoundError as error:
         raise WeightsError(f"weights file {path}: {error}") from error

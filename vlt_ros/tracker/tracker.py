@@ -12,7 +12,7 @@ import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
-from vlt_ros.tracker.look import Looker, needs_listening
+from vlt_ros.tracker.look import Looker, Words, needs_listening
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 
@@ -114,7 +114,8 @@ class Tracker:
 
     def _forget(self) -> None:
         """Drop command, appearance and motion (not the id counter)."""
-        self._words = self._template = None
+        self._words: Words | None = None
+        self._template = None
         self._extent = Extent()
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
