@@ -10,7 +10,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 # Everything that a test may need of ROS: field checks are off by default in the wheels.
 ROS_ENV := ROS_PYTHON_CHECK_FIELDS=1 ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_LOCALHOST_ONLY=1
 SECONDS ?= 3600
-FLOOR := 80
+FLOOR := 90
 
 help:
 	@echo "make setup   .venv with everything in it, messages built (uses a sourced ROS 2, else PyPI's wheels)"

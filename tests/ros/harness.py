@@ -260,11 +260,12 @@ class Robot:
     def follow(self, text: str = "") -> Target:
         """Point at BOX and show images until it is tracked; the status that says so."""
         self.show()
+        before = self.statuses[-1].target_id
         self.point(BOX, text)
         for _ in range(200):
             self.image.publish(self.picture_message())
             status = self.statuses[-1]
-            if (status.state, status.text, status.command_result) == (Target.TRACKING, text, Target.COMMAND_ACCEPTED):
+            if status.target_id != before and (status.state, status.text) == (Target.TRACKING, text):
                 return status
             time.sleep(0.05)
         raise AssertionError(f"the box is not tracked; last status {self.statuses[-1]}; {self.diagnostics}")
