@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from vlt_ros.networks import CONFIGS, build_network
-from vlt_ros.training import naming
 from vlt_ros.training.naming import Query, Thing, inside, train_projections, weigh_evidence
 
 NAMES = ("mug", "zebra", "tractor", "violin", "banana")
