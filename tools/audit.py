@@ -38,6 +38,9 @@ def main() -> int:
                 print(f"make audit: {name} not checked, no service answers: {reason[:200]}")
                 continue
             checked = [package for package in packages if "vulns" in package]
+            if not checked:
+                print(f"make audit: {name} not checked: no vulnerability service can be reached from here")
+                continue
             known = [(package, one) for package in checked for one in package["vulns"]]
             print(f"make audit: {name}: {len(checked)} of {len(packages)} packages checked (the service does not know "
                   f"the others), {len(known)} known vulnerabilities")
