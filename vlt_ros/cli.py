@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import signal
 import time
 from pathlib import Path
 
@@ -251,11 +252,16 @@ def score(results: Path, root: Path, protocol: str, out: Path) -> None:
               help="True boxes to score against: a file with one box x,y,w,h for each image, or a topic of "
                    "vlt_ros/TargetCommand or vlt_ros/Target with the images' stamps.")
 @click.option("--protocol", type=click.Choice(PROTOCOLS), default="ope", show_default=True, help=PROTOCOL_HELP)
+@click.option("--online", is_flag=True,
+              help="Play the bag in real time to the node in a process of its own: drops and latency are measured.")
+@click.option("--params-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="online: the node's parameters; options given here go before them.")
 @_network_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/bag"), show_default=True,
               help="Folder for track.jsonl, report.json, bag and, with --truth, report.html.")
 def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, truth: str | None, protocol: str,
-        model: str | None, weights: Path | None, device: str, precision: str, out: Path) -> None:
+        online: bool, params_file: Path | None, model: str | None, weights: Path | None, device: str, precision: str,
+        out: Path) -> None:
     """Follow a target through the images of BAG, a rosbag2 (sqlite3 or mcap).
 
     Every image goes through the tracker with its own stamp, so that the same command gives the same results. Writes
@@ -264,10 +270,16 @@ def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, 
     """
     if not text and box is None:
         raise click.UsageError("nothing to follow: give --text, --box or both")
+    if params_file is not None and not online:
+        raise click.UsageError("--params-file is the node's, so it needs --online")
     from vlt_ros.evaluation.replay import replay
 
+    if online:
+        # The node is in a session of its own: ended by SIGTERM, this process still has to stop it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     network = {"model": model, "weights": weights, "device": device, "precision": precision}
-    report = replay(path, out, image_topic=image_topic, text=text, box=box, truth=truth, protocol=protocol, **network)
+    report = replay(path, out, image_topic=image_topic, text=text, box=box, truth=truth, protocol=protocol,
+                    online=online, params_file=params_file, **network)
     if truth is not None:
         _say(report, out)
     click.echo(f"{report['frames']} images, target tracked in {report['tracked_fraction']:.0%}, {report['dropped']} "

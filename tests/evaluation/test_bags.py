@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags of both storages and both kinds of images, whole and damaged, through `vlt bag`."""
 
+import ast
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +20,7 @@ from vlt_ros.evaluation.bags import Bag, BagError, message_types
 from vlt_ros.evaluation.sequences import read_sequence
 from vlt_ros.tracker import State
 
+ROOT = Path(__file__).resolve().parents[2]
 SECOND = 10**9
 START = 1000 * SECOND
 
@@ -213,3 +218,63 @@ def test_what_was_followed_before_the_damage_is_kept(alpha, vlt, tmp_path):
     refused(vlt(bag, "--image-topic", "camera", "--box", "10,20,16,14"), "has 7 images, but the bag says 12", "kept in")
     with pytest.raises(BagError, match="has no messages"):
         Bag(write_bag(tmp_path / "none", []), "camera")
+
+
+def online(*arguments):
+    """`vlt bag --online` in a process of its own, which makes itself part of ROS."""
+    command = [sys.executable, "-m", "vlt_ros.cli", "bag", *map(str, arguments), "--online"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def test_online_every_image_is_answered_or_counted_as_dropped(weights, tmp_path):
+    pytest.importorskip("rclpy")
+    done = online(ROOT / "demo/data/vtest_excerpt", "--image-topic", "image/compressed", "--text", "the man in black",
+                  "--weights", weights, "--device", "cpu", "--out", tmp_path, "--params-file",
+                  ROOT / "config" / "tracker.yaml")
+    assert done.returncode == 0, done.stderr
+    report, lines = report_of(tmp_path), lines_of(tmp_path / "track.jsonl")
+    assert report["frames"] == 120 and report["online"] and report["unreadable"] == 0
+    # How many are dropped is the machine's load; what is asked here is that they are counted.
+    assert lines and report["dropped"] == 120 - len(lines) and sum(report["states"].values()) == len(lines)
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
+    assert 0 < report["end_to_end_ms"]["p50"] <= report["end_to_end_ms"]["p95"]
+    images = {image.index: image for image in Bag(tmp_path / "bag", "/image/compressed")}
+    targets = [message for _, _, message in Bag(tmp_path / "bag", "/image/compressed")._messages("/target")]
+    assert len(images) == 120
+    for line, target in zip(lines, targets, strict=True):
+        assert target.header == images[line["frame"]].message.header and target.text == "the man in black"
+        assert State(target.state).name == line["state"] and target.latency_ms > 0
+
+
+def test_online_a_box_on_raw_images_and_what_the_node_refuses(alpha, weights, tmp_path):
+    pytest.importorskip("rclpy")
+    bag = write_bag(tmp_path / "bag", alpha.images(), "SQLITE3")
+    usual = (bag, "--image-topic", "camera", "--device", "cpu", "--out", tmp_path / "out")
+    done = online(*usual, "--box", "10,20,16,14", "--weights", weights, "--truth", alpha.truth)
+    assert done.returncode == 0, done.stderr
+    report, lines = report_of(tmp_path / "out"), lines_of(tmp_path / "out" / "track.jsonl")
+    assert report["frames"] == 12 and report["dropped"] == 12 - len(lines) and lines[0]["state"] != "IDLE"
+    assert 0 <= report["auc"] <= 1 and (tmp_path / "out" / "report.html").exists()
+    import sqlite3
+
+    with sqlite3.connect(bag / "bag.db3") as database:
+        database.execute("UPDATE messages SET data = substr(data, 1, 40) WHERE id = 12")
+    done = online(*usual, "--text", "it", "--weights", weights)
+    assert done.returncode == 2 and "after message 11 of /camera" in done.stderr and "kept in" in done.stderr
+    assert lines_of(tmp_path / "out" / "track.jsonl") and not (tmp_path / "out" / "report.json").exists()
+    done = online(*usual, "--box", "900,2,9,5", "--weights", weights)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and "rejected the command: box (900, 2, 9, 5)" in errors[0]
+
+
+def test_launch_file_gives_options_that_the_command_has():
+    tree = ast.parse((ROOT / "launch" / "bag_eval.launch.py").read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    options = {word for word in words if word.startswith("--")}
+    known = {name for option in main.commands["bag"].params for name in option.opts}
+    assert {"--online", "--params-file"} <= options <= known
+    declared = {node.args[0].value for node in ast.walk(tree)
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"}
+    used = {node.args[0].value for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "LaunchConfiguration"}
+    assert used == declared == {"bag", "image_topic", "text", "params_file", "out"}

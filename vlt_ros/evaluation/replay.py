@@ -14,25 +14,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vlt_ros.evaluation.bags import Bag, BagError, BagImage, TargetBag, Truth, message_types
+from vlt_ros.evaluation.bags import Bag, BagError, BagImage, TargetBag, Truth, message_types, stamp_ns
 from vlt_ros.evaluation.evaluate import find_protocol
 from vlt_ros.evaluation.page import write_page
 from vlt_ros.evaluation.report import assess, number, write_report
 from vlt_ros.evaluation.runs import DECIMALS, Run
 from vlt_ros.media import annotate, make_folder
 from vlt_ros.ros.images import ImageError
+from vlt_ros.tracker import State, Target
 
 if TYPE_CHECKING:
-    from vlt_ros.tracker import Target, Tracker
+    from vlt_ros.tracker import Tracker
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for an image: the target, its message's bytes, times in ms, and seconds in ``Tracker.track``."""
+    """What came back for an image.
+
+    target: as the tracker says it. raw: its message's bytes. latency_ms: in this process or in the node.
+    box: what counts as its prediction; the given box where that was the start. seconds: inside ``Tracker.track``.
+    end_to_end_ms: from publishing the image to receiving the target.
+    """
 
     target: Target
     raw: bytes
     latency_ms: float
+    box: tuple[float, float, float, float] | None
     seconds: float | None = None
     end_to_end_ms: float | None = None
 
@@ -48,32 +55,44 @@ class Step(NamedTuple):
 def replay(path: str | Path, out: str | Path, *, image_topic: str, text: str = "",
            box: tuple[float, float, float, float] | None = None, truth: str | None = None, protocol: str = "ope",
            weights: str | Path | None = None, model: str | None = None, device: str = "auto", precision: str = "auto",
-           progress: bool = True) -> dict:
+           online: bool = False, params_file: Path | None = None, progress: bool = True) -> dict:
     """Follow a target through a bag and write ``out``/track.jsonl, report.json and bag; with a truth, report.html.
 
     Every image is given to the tracker with its own stamp, so that the same call gives the same results. An image that
-    cannot be decoded is counted and left out.
+    cannot be decoded is counted and left out. Online it is the real node, in a process of its own, to which the images
+    are played at the pace of their recording: what it drops and how long it takes is the machine's load.
 
     Args:
         path: the bag, see :class:`vlt_ros.evaluation.bags.Bag`. out: folder for results.
         image_topic: of its images. text, box: what to follow; the box x, y, w, h [px] is in the first image.
         truth: a file or a topic, see :class:`vlt_ros.evaluation.bags.Truth`. protocol: whose rules score.
         weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
+        online: through the node. params_file: its parameters; the four above, where given, go before them.
         progress: show a progress bar on stderr.
 
     Returns:
         The report. With a truth it is that of :func:`vlt_ros.evaluation.report.assess`; always there are frames,
-        answered, unreadable, states {name: frames}, tracked_fraction and first_lock_frame, and latency_ms.
+        answered, unreadable, dropped, states {name: frames}, tracked_fraction, first_lock_frame and latency_ms
+        {p50, p95}; online end_to_end_ms too.
 
     Raises:
-        BagError, SequenceError, EvaluationError, CommandError, MediaError, WeightsError, DeviceError: each with one
-            clear line. What was followed before a damaged part stays.
+        BagError, PlaybackError, SequenceError, EvaluationError, CommandError, MediaError, WeightsError,
+            DeviceError: each with one clear line. What was followed before a damaged part stays.
     """
     from vlt_ros.networks import load_network
     from vlt_ros.tracker import Tracker, validate_text
 
+    if params_file is not None and not params_file.is_file():
+        raise BagError(f"{params_file} is not a file; give the node's parameters as a YAML file")
     text, rules, bag = validate_text(text), find_protocol(protocol), Bag(path, image_topic)
     boxes = None if truth is None else Truth(truth, bag)
+    if online:
+        chosen = {"weights": weights and str(weights), "model": model, "device": device, "precision": precision}
+        parameters = {name: value for name, value in chosen.items() if value and value != "auto"}
+        facts = {"online": True, "model": "vlt_tracker", "parameters": parameters,
+                 "params_file": params_file and str(params_file)}
+        steps = ask_node(bag, make_folder(out) / "node.log", text, box, parameters, params_file)
+        return _record(steps, bag, Path(out), text, box, boxes, rules, facts, progress)
     tracker = Tracker(load_network(weights, model=model, device=device, precision=precision))
     tracker.warm_up()
     network = tracker.network
@@ -98,17 +117,71 @@ def follow(tracker: Tracker, bag: Bag, text: str, box: tuple[float, float, float
             continue
         if before is not None and stamp < before:
             tracker.clear()         # a looped bag; as the node does
-        before, seconds = stamp, None
+        before, seconds, given = stamp, None, None
         if started:
             inside = time.perf_counter()
             target = tracker.track(picture, stamp)
             seconds = time.perf_counter() - inside
         else:
-            target, started = tracker.start(text, image=picture, box=box, stamp=stamp), True
+            target, started, given = tracker.start(text, image=picture, box=box, stamp=stamp), True, box
         latency_ms = 1000 * (time.perf_counter() - began)
         seen_ns = 0 if target.last_seen is None else image.stamp_ns if target.last_seen == stamp else seen_ns
         yield Step(image, picture, Answer(target, _serialized(types, image, picture, target, seen_ns), latency_ms,
-                                          seconds))
+                                          given or target.box, seconds))
+
+
+def ask_node(bag: Bag, log: Path, text: str, box: tuple[float, float, float, float] | None,
+             parameters: dict[str, str], params_file: Path | None) -> Iterator[Step]:
+    """Play the bag to the node, then go through it again with the answers, matched by their stamps.
+
+    Raises BagError, PlaybackError.
+    """
+    try:
+        from rclpy.serialization import serialize_message
+
+        from vlt_ros.ros.playback import header_stamp_ns, play_to_node
+
+        sent, received = play_to_node(_stamped(bag), bag.length, log, compressed=bag.type.endswith("CompressedImage"),
+                                      text=text, box=box, parameters=parameters, params_file=params_file)
+    except ImportError as error:
+        raise BagError(f"{error}: --online needs ROS 2 and the built messages; run `make setup` and use its .venv, or "
+                       "source your ROS 2 workspace") from error
+    # INPUT_TIMEOUT is about the silence before and after the images, not about one of them.
+    answers = {header_stamp_ns(m): (arrived, m) for arrived, m in received
+               if header_stamp_ns(m) in sent and m.state in set(State)}
+    if sent and not answers:
+        raise BagError(f"the node answered none of {len(sent)} images; its log is {log}")
+    for image in bag:
+        try:
+            picture = image.picture()
+        except ImageError:
+            picture = None
+        answer = None
+        if picture is not None and image.stamp_ns in answers:
+            arrived, m = answers[image.stamp_ns]
+            inside = (m.box.x, m.box.y, m.box.width, m.box.height)
+            target = Target(State(m.state), inside if m.state in (State.TRACKING, State.UNCERTAIN) else None,
+                            m.confidence, m.target_id, m.text)
+            answer = Answer(target, serialize_message(m), m.latency_ms, target.box,
+                            end_to_end_ms=(arrived - sent[image.stamp_ns]) * 1e-6)
+        yield Step(image, picture, answer)
+
+
+def _stamped(bag: Bag) -> Iterator[BagImage]:
+    """The bag's images. Raises BagError where answers could not be told apart."""
+    seen: set[int] = set()
+    images = iter(bag)
+    while True:
+        try:
+            image = next(images)
+        except (StopIteration, BagError):
+            return      # damage is said when the bag is gone through again, with what was answered before it kept
+        stamp = stamp_ns(image.message)
+        if not stamp or stamp in seen:
+            raise BagError(f"image {image.index} of {bag.path} has no stamp of its own ({stamp} ns), so the node's "
+                           "answers cannot be matched; leave --online away")
+        seen.add(stamp)
+        yield image
 
 
 def _serialized(types, image: BagImage, picture: np.ndarray, target: Target, seen_ns: int) -> bytes:
@@ -144,7 +217,7 @@ def _record(steps: Iterator[Step], bag: Bag, out: Path, text: str, box: tuple | 
                     true_boxes.append(truth.of(step.image))
                 written.image(step.image)
                 answer = step.answer
-                rows.add(step, box if not rows.answered else None)
+                rows.add(step)
                 if answer is not None:
                     answers.append(answer)
                     row = answer.target.record(step.image.index, answer.latency_ms)
@@ -186,8 +259,8 @@ class _Rows:
         self._end_to_end: list[float] = []
         self._first_lock: int | None = None
 
-    def add(self, step: Step, given: tuple | None) -> None:
-        """Count one image. Args: given: the box that the tracker was started with on it."""
+    def add(self, step: Step) -> None:
+        """Count one image."""
         answer = step.answer
         stamp = step.image.stamp_ns
         self.stamps.append(stamp // 10**9 + stamp % 10**9 * 1e-9)
@@ -195,7 +268,7 @@ class _Rows:
         reported = None
         if answer is not None:
             self.answered += 1
-            reported = given or answer.target.box
+            reported = answer.box
             self._states[answer.target.state.name] += 1
             self._latencies.append(answer.latency_ms)
             if answer.end_to_end_ms is not None:
