@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from vlt_ros.ros import playback
+
 ROOT = Path(__file__).resolve().parents[1]
 BAG = ROOT / "demo" / "data" / "vtest_excerpt"
 
@@ -131,10 +133,10 @@ def _mentions(cmdline, path):
 
 def test_a_dead_node_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    node = demo.Node(tmp_path / "node.log", {})
+    node = playback.Node(tmp_path / "node.log", {})
     node.process.wait(10)
     message = "the node ended with exit code 1: it gave no reason .its log: .*node.log"
-    with pytest.raises(demo.DemoError, match=message):
+    with pytest.raises(playback.PlaybackError, match=message):
         node.check()
     (tmp_path / "node.log").write_text("[INFO] [1.0] [x]: fine\n[ERROR] [2.0] [demo.vlt_tracker]: "
                                        "no weights\n")

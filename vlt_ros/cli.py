@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, train, models. Everything heavy is imported inside the commands."""
+"""The command ``vlt``: track, evaluate, score, bag, train, models. Everything heavy is imported inside the commands."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
+import signal
 import time
 from pathlib import Path
 
@@ -150,10 +151,7 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
                 if frame is not first or box is None:
                     target = tracker.track(frame.image, frame.stamp)
                 latency_ms = 1000 * (time.perf_counter() - began)
-                lines.write(json.dumps({
-                    "frame": frame.index, "state": target.state.name,
-                    "box": None if target.box is None else [round(v, 2) for v in target.box],
-                    "confidence": round(target.confidence, 4), "latency_ms": round(latency_ms, 2)}) + "\n")
+                lines.write(json.dumps(target.record(frame.index, latency_ms)) + "\n")
                 film.write(annotate(frame.image, target, latency_ms))
                 count += 1
                 seen += target.state in (State.TRACKING, State.UNCERTAIN)
@@ -242,6 +240,51 @@ def score(results: Path, root: Path, protocol: str, out: Path) -> None:
     from vlt_ros.evaluation import evaluate as evaluation
 
     _say(evaluation.score(results, root, out, protocol=protocol), out)
+
+
+@main.command()
+@click.argument("path", metavar="BAG", type=click.Path(path_type=Path))
+@click.option("--image-topic", required=True, metavar="TOPIC",
+              help="Topic of sensor_msgs/Image or sensor_msgs/CompressedImage.")
+@click.option("--text", default="", help='What to follow: "the woman in the red jacket".')
+@click.option("--box", type=_Box(), help="Where it is in the first image, in pixels.")
+@click.option("--truth", metavar="FILE|TOPIC",
+              help="True boxes to score against: a file with one box x,y,w,h for each image, or a topic of "
+                   "vlt_ros/TargetCommand or vlt_ros/Target with the images' stamps.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="ope", show_default=True, help=PROTOCOL_HELP)
+@click.option("--online", is_flag=True,
+              help="Play the bag in real time to the node in a process of its own: drops and latency are measured.")
+@click.option("--params-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="online: the node's parameters; options given here go before them.")
+@_network_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/bag"), show_default=True,
+              help="Folder for track.jsonl, report.json, bag and, with --truth, report.html.")
+def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, truth: str | None, protocol: str,
+        online: bool, params_file: Path | None, model: str | None, weights: Path | None, device: str, precision: str,
+        out: Path) -> None:
+    """Follow a target through the images of BAG, a rosbag2 (sqlite3 or mcap).
+
+    Every image goes through the tracker with its own stamp, so that the same command gives the same results. Writes
+    OUT/track.jsonl as `vlt track` does, OUT/report.json, and OUT/bag (mcap) with the images, vlt_ros/msg/Target
+    messages on `target` and the images with the target drawn in on `target_image/compressed`.
+    """
+    if not text and box is None:
+        raise click.UsageError("nothing to follow: give --text, --box or both")
+    if params_file is not None and not online:
+        raise click.UsageError("--params-file is the node's, so it needs --online")
+    from vlt_ros.evaluation.replay import replay
+
+    if online:
+        # The node is in a session of its own: ended by SIGTERM, this process still has to stop it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    network = {"model": model, "weights": weights, "device": device, "precision": precision}
+    report = replay(path, out, image_topic=image_topic, text=text, box=box, truth=truth, protocol=protocol,
+                    online=online, params_file=params_file, **network)
+    if truth is not None:
+        _say(report, out)
+    click.echo(f"{report['frames']} images, target tracked in {report['tracked_fraction']:.0%}, {report['dropped']} "
+               f"dropped, {report['unreadable']} unreadable; see {out / 'report.json'}, {out / 'track.jsonl'} and "
+               f"{out / 'bag'}")
 
 
 def _say(report: dict, out: Path) -> None:

@@ -49,6 +49,12 @@ class Target:
         if (self.box is not None) != (self.state in (State.TRACKING, State.UNCERTAIN)):
             raise ValueError(f"a box belongs to TRACKING and UNCERTAIN, not to {self.state.name} with {self.box}")
 
+    def record(self, frame: int, latency_ms: float) -> dict:
+        """A line of track.jsonl: frame, state, box [x,y,w,h] in pixels or None, confidence, latency_ms."""
+        return {"frame": frame, "state": self.state.name,
+                "box": None if self.box is None else [round(v, 2) for v in self.box],
+                "confidence": round(self.confidence, 4), "latency_ms": round(latency_ms, 2)}
+
 
 @dataclass(frozen=True)
 class TrackerSettings:
