@@ -9,7 +9,6 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 .PHONY: help setup demo test lint types lock audit soak fuzz bugs assets clean
 # Everything that a test may need of ROS: field checks are off by default in the wheels.
 ROS_ENV := ROS_PYTHON_CHECK_FIELDS=1 ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_LOCALHOST_ONLY=1
-SECONDS ?= 3600
 FLOOR := 90
 
 help:
@@ -50,9 +49,11 @@ lock: setup
 audit: setup
 	$(RUN) tools/audit.py
 
+soak: SECONDS ?= 3600
 soak: setup
 	$(ROS_ENV) $(RUN) tests/ros/soak.py --seconds $(SECONDS) --out out/soak
 
+fuzz: SECONDS ?= 60
 fuzz: setup
 	$(RUN) -m pip install -q atheris==3.0.0
 	for door in bag box compressed config dataset image parameters sequence text weights; do \
