@@ -65,7 +65,7 @@ BUGS = [
         f"{FACE}::test_missing_and_damaged_weights_leave_the_node_unconfigured_alive_and_saying_why"),
     Bug("a wrong hash is refused", "vlt_ros/networks/weights.py", "if sha256 and file_sha256(path) != sha256.lower():",
         "if False:", "tests/networks/test_weights.py"),
-    Bug("a pickle is not run", "vlt_ros/networks/weights.py", "weights_only=True", "weights_only=False",
+    Bug("a pickle is not run", "vlt_ros/networks/checkpoints.py", "weights_only=True", "weights_only=False",
         "tests/networks/test_start.py"),
     Bug("out of memory twice deactivates", NODE, "        elif self._out_of_memory:\n", "        elif False:\n",
         f"{FAULTS}::test_out_of_memory_twice_and_a_lost_device_deactivate_and_say_why"),

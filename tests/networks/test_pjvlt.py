@@ -360,6 +360,6 @@ def test_configuration_errors_name_both_numbers(changes, numbers):
 
 def test_configuration_is_plain_data():
     """It goes into a file's header as JSON."""
-    plain = (bool, int, str, tuple)
+    plain = (bool, int, float, str, tuple)
     for config in CONFIGS.values():
-        assert all(isinstance(getattr(config, f.name), plain) for f in fields(PJVLTConfig))
+        assert all(isinstance(getattr(config, f.name), plain) for f in fields(config))

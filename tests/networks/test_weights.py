@@ -210,12 +210,12 @@ class Payload:
 
 def test_pickle_is_refused_and_never_run(tmp_path):
     trap = tmp_path / "ran"
-    for name in ("net.pt", "net.safetensors"):
+    for name, reason in (("net.pt", "holds more than tensors"), ("net.safetensors", "not a readable safetensors file")):
         path = tmp_path / name
         path.write_bytes(pickle.dumps({"net": Payload(trap)}))
-        refused(path, "not a readable safetensors file")
+        refused(path, reason)
         torch.save({"net": Payload(trap)}, path)
-        refused(path, "not a readable safetensors file")
+        refused(path, reason)
     assert not trap.exists()
     pickle.loads(pickle.dumps(Payload(trap)))       # the trap does work
     assert trap.exists()
@@ -302,9 +302,10 @@ def test_shipped_weights_are_in_a_checkout():
         folder = models_folder()
     except WeightsError as error:
         pytest.skip(str(error))
-    path = folder / "pjvlt_s.safetensors"
-    assert path.stat().st_size <= 45e6
-    assert read_network(path).config == CONFIGS["pjvlt_s"]
+    named, unnamed = folder / "pjvlt_s.safetensors", folder / "pjvlt_s_unnamed.safetensors"
+    assert all(path.stat().st_size <= 45e6 for path in (named, unnamed))
+    assert read_network(unnamed).config == CONFIGS["pjvlt_s"]
+    assert read_network(named).config == replace(CONFIGS["pjvlt_s"], naming_layers=6)
 
 
 # devices --------------------------------------------------------------------------------------------------

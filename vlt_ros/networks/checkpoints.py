@@ -73,7 +73,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         with torch.serialization.safe_globals(_stubs(foreign)):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        # Torch's advice in the same line is the one thing not to do: load it without the check.
+        reason = str(error).partition("\n")[0].partition(". ")[0][:200]
         raise WeightsError(f"weights file {path} holds more than tensors, or is damaged ({reason}): "
                            "convert it to safetensors") from error
     for wrapper in ("model", "state_dict", "net"):
