@@ -7,6 +7,7 @@ them. A check raises when the promise is broken.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -269,6 +270,9 @@ def check_bag(data: bytes) -> bool:
         sys.path.insert(0, demo)
     from run import DemoError, read_images
 
+    from vlt_ros.evaluation.bags import Bag, BagError
+    from vlt_ros.ros.images import ImageError
+
     reader = Reader(data)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         files = dict(whole_bag())
@@ -281,6 +285,12 @@ def check_bag(data: bytes) -> bool:
             content[place : place + len(reader.data)] = reader.data
         for file, old in files.items():
             (Path(name) / file).write_bytes(content if file == victim else old)
+        try:
+            for image in Bag(name, "/image/compressed"):
+                with contextlib.suppress(ImageError):
+                    image.picture()
+        except BagError as error:
+            clear(error)
         try:
             read_images(Path(name))
         except DemoError as error:

@@ -32,14 +32,23 @@ class BagError(ValueError):
 
 @functools.lru_cache(maxsize=1)
 def message_types():
-    """ROS 2's message types and this package's own, as rosbags' type store."""
+    """ROS 2's message types and this package's own, as rosbags' type store.
+
+    Raises:
+        BagError: the package's definitions are not there.
+    """
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    from vlt_ros.networks.weights import models_folder
+    from vlt_ros.networks.weights import WeightsError, models_folder
 
+    try:
+        # Beside the weights in a checkout as well as under share/.
+        folder = models_folder().parent / "msg"
+    except WeightsError as error:
+        raise BagError("msg/Target.msg is not installed with this package; use a checkout of it or build it with "
+                       "colcon") from error
     store = get_typestore(Stores.ROS2_JAZZY)
-    # Beside the weights in a checkout as well as under share/.
-    for file in sorted((models_folder().parent / "msg").glob("*.msg")):
+    for file in sorted(folder.glob("*.msg")):
         store.register(get_types_from_msg(file.read_text(encoding="utf-8"), f"vlt_ros/msg/{file.stem}"))
     return store
 

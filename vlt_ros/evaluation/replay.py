@@ -137,9 +137,7 @@ def ask_node(bag: Bag, log: Path, text: str, box: tuple[float, float, float, flo
     Raises BagError, PlaybackError.
     """
     try:
-        from rclpy.serialization import serialize_message
-
-        from vlt_ros.ros.playback import header_stamp_ns, play_to_node
+        from vlt_ros.ros.playback import header_stamp_ns, play_to_node, serialized
 
         sent, received = play_to_node(_stamped(bag), bag.length, log, compressed=bag.type.endswith("CompressedImage"),
                                       text=text, box=box, parameters=parameters, params_file=params_file)
@@ -162,7 +160,7 @@ def ask_node(bag: Bag, log: Path, text: str, box: tuple[float, float, float, flo
             inside = (m.box.x, m.box.y, m.box.width, m.box.height)
             target = Target(State(m.state), inside if m.state in (State.TRACKING, State.UNCERTAIN) else None,
                             m.confidence, m.target_id, m.text)
-            answer = Answer(target, serialize_message(m), m.latency_ms, target.box,
+            answer = Answer(target, serialized(m), m.latency_ms, target.box,
                             end_to_end_ms=(arrived - sent[image.stamp_ns]) * 1e-6)
         yield Step(image, picture, answer)
 

@@ -216,6 +216,13 @@ def header_stamp_ns(message) -> int:
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
+def serialized(message) -> bytes:
+    """A message's bytes, as bags hold them."""
+    from rclpy.serialization import serialize_message
+
+    return serialize_message(message)
+
+
 def play_to_node(images: Iterable[Any], total: int, log: Path, *, compressed: bool, text: str,
                  box: tuple[float, float, float, float] | None = None, parameters: dict[str, str] | None = None,
                  params_file: Path | None = None) -> tuple[dict[int, int], list[tuple[int, Any]]]:
