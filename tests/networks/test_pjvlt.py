@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from vlt_ros.networks import CONFIGS, PJVLT, PJVLTConfig
+from vlt_ros.networks import CONFIGS, PJVLT
 
 PHRASES = ["the red mug", "the second person from the left"]
 
