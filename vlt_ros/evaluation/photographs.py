@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vlt_ros.evaluation.evaluate import EvaluationError, write_report
-from vlt_ros.evaluation.pointing import Count, Point, inside
+from vlt_ros.evaluation.pointing import Count, Point, inside, open_heldout
 from vlt_ros.media import make_folder
 
 PROTOCOL = ("photographs: one look at the whole picture with a blank template; a hit is the point inside a box of the "
@@ -111,24 +111,14 @@ def evaluate_photographs(root: str | Path, out: str | Path, *, assets: str | Pat
     Raises:
         EvaluationError, MediaError, WeightsError, DeviceError: each with one clear line.
     """
-    import cv2
     from tqdm import tqdm
 
-    from vlt_ros.networks import load_network
-    from vlt_ros.tracker import TrackerSettings, ground
+    from vlt_ros.tracker import TrackerSettings
     from vlt_ros.tracker.search import needed
-    from vlt_ros.training.samples import SampleGenerator
 
     out = make_folder(out)
-    network = load_network(weights, model=model, device=device, precision=precision)
-    try:
-        generator = SampleGenerator(root, assets, split="heldout")
-    except FileNotFoundError as error:
-        raise EvaluationError(str(error)) from error
-
-    def look(image, text: str) -> tuple[Point, float]:
-        _, confidence, point = ground(network, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), text)
-        return point, confidence
+    network, generator, look = open_heldout(root, assets, weights=weights, model=model, device=device,
+                                            precision=precision)
 
     def shown(name: str, told_apart: bool):
         photographs = (generator.photograph(i, told_apart) for i in range(count))

@@ -96,6 +96,38 @@ def measure(scenes: Iterable, point_at: Callable[[object, str], Point]) -> dict:
     return report | {"chance": round(chance / number, 4), "scenes": number}
 
 
+def open_heldout(root: str | Path, assets: str | Path, **options):
+    """What looks at held-out pictures by text alone.
+
+    Args:
+        root, assets: as for :func:`evaluate_pointing`. options: for ``vlt_ros.networks.load_network``.
+
+    Returns:
+        the network, the training generator's held-out part, and a function from picture (RGB uint8) and phrase to
+        pointed-at pixel and confidence.
+
+    Raises:
+        EvaluationError, WeightsError, DeviceError: each with one clear line.
+    """
+    import cv2
+
+    from vlt_ros.networks import load_network
+    from vlt_ros.tracker import ground
+    from vlt_ros.training.samples import SampleGenerator
+
+    network = load_network(**options)
+    try:
+        generator = SampleGenerator(root, assets, split="heldout")
+    except FileNotFoundError as error:
+        raise EvaluationError(str(error)) from error
+
+    def look(image, text: str) -> tuple[Point, float]:
+        _, confidence, point = ground(network, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), text)
+        return point, confidence
+
+    return network, generator, look
+
+
 def evaluate_pointing(root: str | Path, out: str | Path, *, assets: str | Path = "build/assets",
                       count: int = 300, weights: str | Path | None = None, model: str | None = None,
                       device: str = "auto", precision: str = "auto", progress: bool = True) -> dict:
@@ -112,22 +144,14 @@ def evaluate_pointing(root: str | Path, out: str | Path, *, assets: str | Path =
     Raises:
         EvaluationError, MediaError, WeightsError, DeviceError: each with one clear line.
     """
-    import cv2
     from tqdm import tqdm
 
-    from vlt_ros.networks import load_network
-    from vlt_ros.tracker import ground
-    from vlt_ros.training.samples import SampleGenerator
-
     out = make_folder(out)
-    network = load_network(weights, model=model, device=device, precision=precision)
-    try:
-        generator = SampleGenerator(root, assets, split="heldout")
-    except FileNotFoundError as error:
-        raise EvaluationError(str(error)) from error
+    network, generator, look = open_heldout(root, assets, weights=weights, model=model, device=device,
+                                            precision=precision)
 
     def point_at(image, text: str) -> Point:
-        return ground(network, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), text)[2]
+        return look(image, text)[0]
 
     kinds = {}
     for kind in KINDS:

@@ -78,16 +78,22 @@ def for_tuning(file: str) -> bool:
     return is_heldout(Path(file).name[::-1], TUNING_SHARE)
 
 
-def photographs(generator: SampleGenerator):
-    """The split's photographs with named boxes, letterboxed: crop, [(name, box in fractions)], source, file."""
+def photographs(generator: SampleGenerator, tuning: bool):
+    """The split's photographs with named boxes, those for tuning or the others, letterboxed.
+
+    Yields:
+        crop, [(name, box in fractions)], source.
+    """
     for dataset in generator.library.pictures:
         if dataset.describes:
             continue
         for picture in dataset.pictures:
+            if for_tuning(picture.file) != tuning:
+                continue
             image = generator.library.image(picture.file, keep=False)[..., :3]
             crop, left, top, side = generator.letterboxed(image)
             yield crop, [(thing.name, tuple((np.array(thing.box) - (left, top, 0, 0)) / side))
-                         for thing in picture.things if not thing.crowd], dataset.name, picture.file
+                         for thing in picture.things if not thing.crowd], dataset.name
 
 
 def named_scenes(generator: SampleGenerator, count: int):
@@ -95,7 +101,7 @@ def named_scenes(generator: SampleGenerator, count: int):
     for index in range(count):
         scene = generator.candidates(index, by="name", count=4)
         yield (scene.image, [(name, tuple(np.array(box) / len(scene.image)))
-                             for name, box in zip(scene.names, scene.boxes, strict=True)], "scenes", "")
+                             for name, box in zip(scene.names, scene.boxes, strict=True)], "scenes")
 
 
 def collect(network: TrackingNetwork, pictures, rng: np.random.Generator, progress, batch: int = 16) -> list[Thing]:
@@ -115,7 +121,7 @@ def collect(network: TrackingNetwork, pictures, rng: np.random.Generator, progre
         crops.clear()
         entries.clear()
 
-    for crop, named, source, _ in progress(pictures):
+    for crop, named, source in progress(pictures):
         crops.append(crop)
         entries.append((named, source))
         if len(crops) == batch:
@@ -209,9 +215,9 @@ def queries(network: TrackingNetwork, generator: SampleGenerator, tuning: list, 
 
     The scenes keep the names from spoiling what colours and places decide.
     """
-    names = sorted({name for _, named, _, _ in tuning for name, _ in named})
+    names = sorted({name for _, named, _ in tuning for name, _ in named})
     result = []
-    for crop, named, _, _ in progress(tuning):
+    for crop, named, _ in progress(tuning):
         single = [(name, box) for name, box in named if box[2] * box[3] >= LEAST_AREA
                   and sum(same_kind(name, other) for other, _ in named) == 1]
         if not single:
@@ -284,11 +290,10 @@ def teach(weights: str | Path, data: str | Path, assets: str | Path, out: str | 
     network = with_naming(load_network(weights, device="cpu", precision="fp32"), NAMING_LAYERS)
     generator = SampleGenerator(data, assets, seed=seed, search_size=network.config.search_size)
     with torch.autocast("cpu", torch.bfloat16):
-        pictures = (entry for entry in photographs(generator) if not for_tuning(entry[3]))
-        things = collect(network, pictures, rng, bar("photographs"))
+        things = collect(network, photographs(generator, tuning=False), rng, bar("photographs"))
         things += collect(network, named_scenes(generator, scenes), rng, bar("scenes"))
     train_projections(network, things, steps, seed, bar("projections"))
-    tuning = [entry for entry in photographs(generator) if for_tuning(entry[3])]
+    tuning = list(photographs(generator, tuning=True))
     with torch.autocast("cpu", torch.bfloat16):
         asked = queries(network, generator, tuning, rng, 300, bar("queries"))
     weigh_evidence(network.naming, asked)
