@@ -32,7 +32,7 @@ demo: setup
 # The floor is for the whole suite: a part of it covers less.
 test: lint types
 	rm -rf out/coverage
-	$(ROS_ENV) $(RUN) -m coverage run -m pytest $(PYTEST_ARGS)
+	$(ROS_ENV) $(RUN) -m coverage run -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report $(if $(PYTEST_ARGS),,--fail-under=$(FLOOR))
 

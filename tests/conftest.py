@@ -14,7 +14,10 @@ import pytest
 
 def _free_domain() -> int:
     """A ROS 2 domain whose discovery port nobody on this machine listens on."""
-    candidates = list(range(1, 101))  # beyond, the ports fall into the range of outgoing connections
+    # Beyond, the ports fall into the range of outgoing connections. Test processes beside each other (pytest-xdist:
+    # gw0, gw1, ...) draw from different ones, as both may look before either listens.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    candidates = [domain for domain in range(1, 101) if domain % 4 == worker % 4]
     random.SystemRandom().shuffle(candidates)
     for domain in candidates:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

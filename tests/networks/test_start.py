@@ -11,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vlt_ros.networks import CONFIGS, PJVLT, WeightsError, start_from_files
+from vlt_ros.networks import (
+    CONFIGS,
+    PJVLT,
+    WeightsError,
+    build_network,
+    save_network,
+    start_from_files,
+    start_from_tracker,
+)
 from vlt_ros.networks.vit import interpolate_positions
 
 CONFIG = replace(CONFIGS["pjvlt_tiny"], layer_scale=False)
@@ -117,3 +125,31 @@ def test_files_that_do_not_fit_are_one_line(vit, bert, tmp_path, monkeypatch):
     refused(r"lacks tensor blocks\.2\.mlp\.fc1\.bias", vision="short.pth")
     torch.save(bert | {"embeddings.word_embeddings.weight": torch.zeros(28996, 32)}, "cased.pth")
     refused(r"word_embeddings\.weight is \(28996, 32\), \(30522, 32\) is needed", text="cased.pth")
+
+
+# what all systems have, from another system's weights file
+def test_a_start_from_another_systems_tracker(tmp_path):
+    torch.manual_seed(5)
+    given = PJVLT(CONFIGS["pjvlt_tiny"])
+    save_network(given, tmp_path / "tracker.safetensors")
+    given = given.half().float().state_dict()
+    torch.manual_seed(6)
+    net = build_network(CONFIGS["lgtrack_tiny"])
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    start_from_tracker(net, tmp_path / "tracker.safetensors")
+    common, own = set(), set()
+    for name, tensor in net.state_dict().items():
+        if torch.equal(tensor, before[name]):
+            own.add(name.partition(".")[0])
+        else:
+            assert torch.equal(tensor, given[name]), name
+            common.add(name.partition(".")[0])
+    assert {"backbone", "box_head", "blank_template", "text"} <= common
+    assert {"emim", "decoder"} <= own and not {"emim", "decoder"} & common
+
+
+def test_a_tracker_of_another_size_is_refused(tmp_path):
+    save_network(PJVLT(CONFIG), tmp_path / "tracker.safetensors")
+    wider = build_network(replace(CONFIGS["lgtrack_tiny"], layer_scale=False, head_channels=32))
+    with pytest.raises(WeightsError, match="box_head.*start from a tracker of the same size"):
+        start_from_tracker(wider, tmp_path / "tracker.safetensors")

@@ -15,9 +15,10 @@ from vlt_ros.networks.weights import (
     shipped_weights,
     start_from_dinov2,
     start_from_files,
+    start_from_tracker,
 )
 
 __all__ = ["CONFIGS", "DEFAULT_MODEL", "SYSTEMS", "CentreHead", "Contrast", "DeviceError", "Maps", "Matching",
            "NetworkConfig", "PJVLT", "PJVLTConfig", "TrackingNetwork", "WeightsError", "build_network",
            "choose_device", "decode", "describe", "load_network", "save_network", "shipped_weights",
-           "start_from_dinov2", "start_from_files"]
+           "start_from_dinov2", "start_from_files", "start_from_tracker"]

@@ -303,3 +303,25 @@ def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: st
         renamed = {name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace(
             "LayerNorm.beta", "LayerNorm.bias"): tensor for name, tensor in read_checkpoint(path).items()}
         fill_module(network.text.bert, renamed, path)
+
+
+# What a network has whatever its system: its own layers are the rest.
+_COMMON = ("backbone.", "text.", "blank_template", "template_type", "matching.", "box_head.")
+
+
+def start_from_tracker(network: TrackingNetwork, path: str | Path) -> None:
+    """Fill what all systems have (towers, blank template, matching, head) from another system's weights file.
+
+    The system's own layers stay as they are, also when the file is of the same system (training only).
+
+    Raises:
+        WeightsError: see :func:`read_network`; or the file's network has other sizes.
+    """
+    given = read_network(path).state_dict()
+    wanted = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(_COMMON)}
+    for name, tensor in wanted.items():
+        if name not in given or given[name].shape != tensor.shape:
+            found = f"is {tuple(given[name].shape)}" if name in given else "is not there"
+            raise WeightsError(f"weights file {path}: tensor {name} {found}, {network.config.name} needs "
+                               f"{tuple(tensor.shape)}: start from a tracker of the same size")
+    network.load_state_dict({name: given[name] for name in wanted}, strict=False)

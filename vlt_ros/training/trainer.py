@@ -34,6 +34,7 @@ from vlt_ros.networks import (
     save_network,
     start_from_dinov2,
     start_from_files,
+    start_from_tracker,
 )
 from vlt_ros.networks.noise import SampleNoise
 from vlt_ros.networks.preprocess import normalise
@@ -57,9 +58,10 @@ class TrainingStopped(RuntimeError):
 class TrainingConfig:
     """What a run does. Every field may stand in the YAML file; unknown ones are refused.
 
-    model: configuration name. start: 'dinov2', 'random', a weights file to go on from, or 'files' for
-        start_vision (a ViT with timm's names, as MAE's) and start_text (a BERT of transformers, folder or file);
-        without one of the two that tower starts at random.
+    model: configuration name. start: 'dinov2', 'random', a weights file to go on from, 'tracker' for what all systems
+        have of start_tracker (another system's weights file), or 'files' for start_vision (a ViT with timm's names, as
+        MAE's) and start_text (a BERT of transformers, folder or file); without one of the two that tower starts at
+        random.
     data, assets: folders of stills and clips, and of cut-outs and backgrounds (see training.assets); either may be
     left out where datasets are given.
     datasets: folder of each data set, by the names of training.datasets. dataset_shares: their shares of the samples
@@ -80,6 +82,7 @@ class TrainingConfig:
     start: str = "dinov2"
     start_vision: str = ""
     start_text: str = ""
+    start_tracker: str = ""
     data: str | None = None
     assets: str | None = None
     datasets: dict[str, str] | None = None
@@ -134,6 +137,8 @@ class TrainingConfig:
             raise TrainingError(f"schedule {self.schedule!r} is not cosine or step")
         if (self.start == "files") != bool(self.start_vision or self.start_text):
             raise TrainingError("start_vision and start_text belong to start: files, which needs at least one of them")
+        if (self.start == "tracker") != bool(self.start_tracker):
+            raise TrainingError("start_tracker belongs to start: tracker, which needs it")
 
 
 def read_config(path: str | Path) -> TrainingConfig:
@@ -378,12 +383,14 @@ class Trainer:
                                 f"multiple of their number, {self.processes}")
         torch.manual_seed(config.seed)
         self.device = training_device(config)
-        if config.start in ("random", "dinov2", "files"):
+        if config.start in ("random", "dinov2", "files", "tracker"):
             self.network = build_network(CONFIGS[config.model])
             if config.start == "dinov2":
                 start_from_dinov2(self.network)
             elif config.start == "files":
                 start_from_files(self.network, config.start_vision, config.start_text)
+            elif config.start == "tracker":
+                start_from_tracker(self.network, config.start_tracker)
         else:
             self.network = load_network(config.start, model=config.model, device="cpu", precision="fp32")
             self.network.train().requires_grad_(True)
