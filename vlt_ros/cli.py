@@ -168,9 +168,10 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
 
 @main.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(["sequences", "candidates", "photographs", "phrases"]), default="sequences",
-              show_default=True,
-              help="sequences: ROOT/NAME/{img/ or video.mp4, groundtruth.txt, language.txt}. candidates: "
+@click.option("--layout", type=click.Choice(["sequences", "leaving", "candidates", "photographs", "phrases"]),
+              default="sequences", show_default=True,
+              help="sequences: ROOT/NAME/{img/ or video.mp4, groundtruth.txt, language.txt}. leaving: the same, but "
+                   "the camera turns away from every target for two seconds and back. candidates: "
                    "ROOT is the data folder; text alone points at one of several equal objects held out of "
                    "training. photographs: the same folder; text alone on whole photographs held out of training, for "
                    "things that are there and that are not. phrases: ROOT/queries.json, a list of {file, text, "
@@ -218,7 +219,7 @@ def evaluate(root: Path, layout: str, start: str, phrase: str, protocol: str, ag
         from vlt_ros.evaluation import evaluate as evaluation
 
         report = evaluation.evaluate(root, out, start=start, phrase=phrase, protocol=protocol, against=against,
-                                     jobs=jobs, **network)
+                                     jobs=jobs, leave=layout == "leaving", **network)
         if report is None:
             return
         _say(report, out)

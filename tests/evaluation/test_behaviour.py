@@ -51,3 +51,39 @@ def test_id_stability():
     one = measured([TARGET] * 4, ids=[7, 7, 8, 7])
     assert summary([one])["id_stability"] == 0.75
     assert summary([measured([TARGET] * 4)])["id_stability"] is None
+
+
+def states(text):
+    return np.array([{"T": "TRACKING", "U": "UNCERTAIN", "L": "LOST"}[letter] for letter in text])
+
+
+def told(text, absent, on=None):
+    """States by their letters, two frames a second; a box wherever one goes with the state, on the target."""
+    boxes = np.array([TARGET] * len(text), float)
+    boxes[[i for i in range(len(text)) if on is not None and i not in on]] = OTHER
+    gone = np.isin(np.arange(len(text)), absent)
+    return behaviour(boxes, np.array([letter != "L" for letter in text]), np.array([TARGET] * len(text), float), gone,
+                     0.5 * np.arange(len(text)), None, states(text))
+
+
+def test_a_target_that_leaves_is_to_be_lost_and_found_in_time():
+    one = told("TTUULLLLTT", absent=[2, 3, 4, 5])
+    assert [(a.lost_s, a.back_s) for a in one.absences] == [(1.0, 1.0)] and one.false_tracking == 0
+    late = told("TTTUULLLLLLLTT", absent=[2, 3, 4, 5])
+    assert [(a.lost_s, a.back_s) for a in late.absences] == [(1.5, 3.0)] and late.false_tracking == 1
+    both = summary([one, late])
+    assert (both["absences"], both["lost_in_time"], both["back_in_time"]) == (2, 0.5, 0.5)
+    assert (both["lost_s"], both["back_s"], both["false_tracking_rate"]) == (1.25, 2.0, 0.125)
+
+
+def test_which_absences_count():
+    assert told("TUUT", absent=[1, 2]).absences == (), "no longer than the time there is to say so"
+    assert told("LLLLTT", absent=[0, 1, 2, 3]).absences == (), "nothing was followed before"
+    never = told("TTTTTT", absent=[1, 2, 3])
+    assert [(a.lost_s, a.back_s) for a in never.absences] == [(None, 0.0)] and never.false_tracking == 3
+    assert summary([never])["lost_in_time"] == 0.0
+    elsewhere = told("TLLLLTTTTTTT", absent=[1, 2, 3, 4], on=[0, 10, 11])
+    assert [a.back_s for a in elsewhere.absences] == [2.5], "TRACKING on something else is not back"
+    cut = told("TLLLLLL", absent=[1, 2, 3, 4])
+    assert summary([cut])["back_in_time"] is None and summary([cut])["absences"] == 1, "too short to come back"
+    assert summary([measured([TARGET])])["false_tracking_rate"] is None

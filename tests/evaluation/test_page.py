@@ -48,7 +48,7 @@ def test_the_page_shows_what_the_report_says_and_needs_nothing_else(sequences, w
     for shown in (report["protocol"], "pjvlt_tiny", "the bright square", f"{report['auc']:.3f}", "alpha", "beta",
                   f"{report['against']['kcf']['auc']:.3f}", "Frame 0, both ways", "PyTracking"):
         assert shown in words
-    assert page.tags.count("svg") == 3 + 2, "three plots, and the overlap over time of both sequences"
+    assert page.tags.count("svg") == 4 + 2, "three curves, the confidence, and the overlap over time of both sequences"
     assert all(source.startswith("data:") for source in page.sources), "nothing is loaded from elsewhere"
     strips = re.findall(r"data:image/jpeg;base64,([^\"]+)", text)
     assert len(strips) == 2

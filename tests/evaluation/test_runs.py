@@ -18,7 +18,7 @@ from vlt_ros.evaluation.runs import Run, load_run, read_results, save_run
 from vlt_ros.evaluation.sequences import SequenceError, read_sequences
 
 RUN = Run(np.array([[np.nan] * 4, [1.5, 2, 3, 4.1235], [1.5, 2, 3, 4.1235]]), np.array([False, True, False]),
-          np.array([1, 1, 1]), 0.25, 3)
+          np.array([1, 1, 1]), 0.25, 3, np.array([0.0, 0.5, 0.25]), np.array(["LOST", "TRACKING", "LOST"]))
 
 
 def test_a_kept_run_is_the_run_and_nothing_else_is(tmp_path):
@@ -26,8 +26,8 @@ def test_a_kept_run_is_the_run_and_nothing_else_is(tmp_path):
     assert load_run(*files, key) is None
     save_run(RUN, *files, key)
     same = load_run(*files, key)
-    for field in ("boxes", "present", "ids", "seconds", "calls"):
-        assert np.array_equal(getattr(same, field), getattr(RUN, field), equal_nan=True), field
+    for field in ("boxes", "present", "ids", "seconds", "calls", "confidences", "states"):
+        assert np.array_equal(getattr(same, field), getattr(RUN, field), equal_nan=field == "boxes"), field
     assert files[0].read_text().splitlines()[:2] == ["0.0000,0.0000,0.0000,0.0000", "1.5000,2.0000,3.0000,4.1235"]
     assert load_run(*files, key | {"text": "y"}) is None, "another sentence is another run"
     files[0].write_text("1,2,3,4\n")

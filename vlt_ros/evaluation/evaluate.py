@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlt_ros.evaluation import shards
 from vlt_ros.evaluation.errors import EvaluationError
+from vlt_ros.evaluation.leaving import leaving
 from vlt_ros.evaluation.page import write_page
 from vlt_ros.evaluation.protocols import PROTOCOLS, Protocol
 from vlt_ros.evaluation.report import assess, write_report
@@ -115,7 +116,7 @@ def find_protocol(name: str) -> Protocol:
 
 def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: str = "right", protocol: str = "ope",
              against: str = "", jobs: int = 1, weights: str | Path | None = None, model: str | None = None,
-             device: str = "auto", precision: str = "auto", progress: bool = True) -> dict | None:
+             device: str = "auto", precision: str = "auto", progress: bool = True, leave: bool = False) -> dict | None:
     """Run the tracker over all sequences below ``root`` and write ``out``/report.json, report.html and NAME.txt.
 
     What is finished is kept under ``out`` with what was run (weights, code, start, sentence, data), so that the same
@@ -130,6 +131,7 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
         jobs: processes on this machine (in each of torchrun's).
         weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
         progress: show a progress bar on stderr.
+        leave: let the camera turn away from every target and back, see :mod:`vlt_ros.evaluation.leaving`.
 
     Returns:
         The report, see :func:`vlt_ros.evaluation.report.assess`; None in torchrun's processes other than 0. ``fps``
@@ -143,7 +145,9 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
     from vlt_ros.evaluation.peers import parse_peers
 
     rules, peers = find_protocol(protocol), parse_peers(against)
-    sequences = read_sequences(root)
+    sequences: list[Sequence] = read_sequences(root)
+    if leave:
+        sequences = [*leaving(sequences)]
     texts = phrases_for(sequences, start, phrase)
     for sequence in sequences:
         if sequence.absent[0] and (start != "text" or peers):

@@ -26,7 +26,9 @@ METRIC_HEADS = {"auc": "AUC", "precision": "P at 20 px", "norm_precision": "NP a
                 "ao": "AO", "sr50": "SR0.5", "sr75": "SR0.75"}
 BEHAVIOUR_HEADS = {"first_lock_s": "first lock (s)", "never_locked": "never locked", "wrong_lock_rate": "wrong lock",
                    "false_present_rate": "false present", "reacquisition_s": "re-acquisition (s)",
-                   "reacquired": "re-acquired", "lost_for_good": "lost for good", "id_stability": "id stability"}
+                   "reacquired": "re-acquired", "lost_for_good": "lost for good", "id_stability": "id stability",
+                   "false_tracking_rate": "false tracking", "absences": "absences", "lost_s": "until LOST (s)",
+                   "lost_in_time": "LOST in time", "back_s": "until back (s)", "back_in_time": "back in time"}
 PLOTS = (("success", "Success", "IoU threshold", "part of frames above", "auc"),
          ("precision", "Precision", "centre error threshold (px)", "part of frames within", "precision"),
          ("norm_precision", "Normalised precision", "centre error in sizes of the true box", "part of frames within",
@@ -59,6 +61,7 @@ def write_page(file: Path, report: dict, sequences: Sequence[Video], runs: Mappi
         definitions=behaviour.DEFINITIONS,
         frames=sum(len(video) for video in sequences),
         plots=[_plot(blocks, colours, *plot) for plot in PLOTS],
+        calibration=_calibration(report["calibration"]) if report["calibration"] else "",
         worst=[{"video": video, "entry": report["per_sequence"][video.name],
                 "strip": _strip(video, {name: run[video.name] for name, run in runs.items()}, colours),
                 "timeline": _timeline(video, {name: run[video.name] for name, run in runs.items()}, colours)}
@@ -100,21 +103,31 @@ def _plot(blocks: dict, colours: dict, curve: str, title: str, x: str, y: str, m
     return _svg(figure)
 
 
+def _calibration(bins: list[dict]) -> str:
+    """IoU by confidence, with how many boxes there were."""
+    figure, axes = _figure(9.6, 3.2)
+    known = [one for one in bins if one["frames"]]
+    centres = [(one["low"] + one["high"]) / 2 for one in known]
+    total = sum(one["frames"] for one in known)
+    axes.bar(centres, [one["frames"] / total for one in known], width=0.045, color="#cccccc", label="part of the boxes")
+    for name, label, colour in (("mean_iou", "mean IoU", COLOURS[0]), ("above_30", "IoU over 0.3", COLOURS[3]),
+                                ("above_50", "IoU over 0.5", COLOURS[1])):
+        axes.plot(centres, [one[name] for one in known], color=colour, marker="o", markersize=4, label=label)
+    axes.set(title="What a confidence is worth", xlabel="confidence", ylabel="part", ylim=(0, 1), xlim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left", framealpha=0.8, edgecolor="none")
+    return _svg(figure)
+
+
 def _timeline(video: Video, runs: dict[str, Run], colours: dict) -> str:
     figure, axes = _figure(9.6, 1.7)
     for name, run in reversed(runs.items()):
         iou = overlaps(run.boxes, video.boxes)
         axes.plot(np.where(video.absent | ~run.present, np.nan, iou), color=colours[name], linewidth=1.2)
-    for start, end in _spans(video.absent):
+    for start, end in behaviour.spans(video.absent):
         axes.axvspan(start - 0.5, end - 0.5, color="#bbbbbb", alpha=0.5, linewidth=0)
     axes.set(xlabel="frame", ylabel="IoU", ylim=(0, 1), xlim=(0, max(1, len(video) - 1)))
     return _svg(figure)
-
-
-def _spans(flags: np.ndarray) -> list[tuple[int, int]]:
-    """First and one past the last index of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _strip(video: Video, runs: dict[str, Run], colours: dict) -> str | None:
@@ -236,6 +249,13 @@ numbers above are with frame 0 being: {{ frame_0[report.frame_0.used] }}.
 <ul class="note">{% for line in definitions %}<li>{{ line }}</li>{% endfor %}</ul>
 <p class="note">First lock is the median over sequences that locked, re-acquisition the mean over losses that ended;
 rates are over the frames of all sequences; – where nothing counts.</p>
+
+{% if calibration %}
+<h2>Confidence</h2>
+<p class="note">Boxes that {{ own }} reported, by the confidence that came with them. A box in a frame without the
+target counts as an IoU of 0.</p>
+<div class="timeline">{{ calibration | safe }}</div>
+{% endif %}
 
 {% if report.attributes %}
 <h2>By attribute (AUC)</h2>

@@ -253,6 +253,7 @@ class _Rows:
     def __init__(self) -> None:
         self.stamps, self.answered, self.unreadable = [], 0, 0
         self._boxes, self._present, self._ids, self._latencies = [], [], [], []
+        self._confidences, self._state_of = [], []
         self._states: Counter = Counter()
         self._end_to_end: list[float] = []
         self._first_lock: int | None = None
@@ -275,6 +276,11 @@ class _Rows:
                 self._first_lock = step.image.index
         self._present.append(reported is not None)
         self._ids.append(answer.target.target_id if answer is not None else self._ids[-1] if self._ids else 0)
+        # Where no answer came, whoever listens has the one before.
+        self._state_of.append(answer.target.state.name if answer is not None
+                              else self._state_of[-1] if self._state_of else "IDLE")
+        self._confidences.append(answer.target.confidence if answer is not None
+                                 else self._confidences[-1] if self._confidences else 0.0)
         self._boxes.append(np.round(reported, DECIMALS) if reported is not None
                            else self._boxes[-1] if self._boxes else np.full(4, np.nan))
 
@@ -282,7 +288,7 @@ class _Rows:
         """The predictions; an image without an answer keeps the box before it, as a frame without a target does."""
         seconds = [answer.seconds for answer in answers if answer.seconds is not None]
         return Run(np.array(self._boxes, np.float64), np.array(self._present), np.array(self._ids),
-                   float(sum(seconds)), len(seconds))
+                   float(sum(seconds)), len(seconds), np.array(self._confidences), np.array(self._state_of))
 
     def summary(self) -> dict:
         """Counts, and percentiles of the latencies in ms."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlt_ros.evaluation.behaviour import behaviour
 from vlt_ros.evaluation.behaviour import summary as summarise
-from vlt_ros.evaluation.metrics import NORM_PRECISION_THRESHOLDS, PRECISION_THRESHOLDS
+from vlt_ros.evaluation.metrics import NORM_PRECISION_THRESHOLDS, PRECISION_THRESHOLDS, overlaps
 from vlt_ros.evaluation.protocols import CONVENTIONS, METRICS, Protocol, Scores
 from vlt_ros.evaluation.runs import FPS, Run
 from vlt_ros.evaluation.sequences import Sequence as Video
@@ -32,7 +32,7 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
 
     Returns:
         the metrics by :data:`METRICS`' names, present_fraction, fps, frame_0 {used, own, truth}, variants, behaviour,
-        curves, attributes and per_sequence. Values without a meaning are None.
+        calibration, curves, attributes and per_sequence. Values without a meaning are None.
 
     Raises:
         SequenceError, EvaluationError: the protocol needs images' sizes that are not there, or attributes do not fit.
@@ -46,7 +46,8 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
 
     used = scores(protocol, frame_0)
     behaviours = [behaviour(runs[one.name].boxes, runs[one.name].present, one.boxes, one.absent,
-                            np.arange(len(one)) / FPS if stamps is None else stamps[one.name], runs[one.name].ids)
+                            np.arange(len(one)) / FPS if stamps is None else stamps[one.name], runs[one.name].ids,
+                            runs[one.name].states)
                   for one in sequences]
     tags = [protocol.attribute_names(*one.attributes) if one.attributes else [] for one in sequences]
     per_sequence = {}
@@ -64,6 +65,7 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
         "variants": {what: values(rules.overall(scores(rules, frame_0), frame_0))
                      for what, rules in protocol.others().items()},
         "behaviour": summarise(behaviours),
+        "calibration": calibration(sequences, runs),
         "curves": {"success": _curve(protocol.thresholds, total.success),
                    "precision": _curve(PRECISION_THRESHOLDS, total.precision_curve),
                    "norm_precision": _curve(NORM_PRECISION_THRESHOLDS, total.norm_precision_curve)},
@@ -72,6 +74,37 @@ def assess(sequences: Sequence[Video], runs: Mapping[str, Run], protocol: Protoc
                 [score for score, names in zip(used, tags, strict=True) if tag in names], frame_0))
             for tag in sorted({tag for names in tags for tag in names})},
         "per_sequence": per_sequence}
+
+
+# Left edges of the bins of confidence.
+BINS = tuple(step / 20 for step in range(20))
+
+
+def calibration(sequences: Sequence[Video], runs: Mapping[str, Run]) -> list[dict] | None:
+    """What a confidence is worth: reported boxes by the confidence reported with them; None without confidences.
+
+    Returns:
+        for every bin [low, high) of :data:`BINS` (the last includes 1): frames, mean_iou, above_50 and above_30
+        (shares with an IoU above 0.5 and 0.3), absent (share of frames without the target, whose IoU counts as 0);
+        None where there are no frames.
+    """
+    if any(run.confidences is None for run in runs.values()):
+        return None
+    confidence, iou, absent = [], [], []
+    for one in sequences:
+        run = runs[one.name]
+        there = run.present
+        confidence += run.confidences[there].tolist()
+        absent += one.absent[there].tolist()
+        iou += np.where(one.absent, 0.0, overlaps(run.boxes, one.boxes))[there].tolist()
+    where, iou, absent = np.digitize(confidence, BINS) - 1, np.array(iou), np.array(absent)
+    rows = []
+    for index, low in enumerate(BINS):
+        inside = where == index
+        means = {name: number(of[inside].mean(), 4) if inside.any() else None for name, of in (
+            ("mean_iou", iou), ("above_50", iou > 0.5), ("above_30", iou > 0.3), ("absent", absent))}
+        rows.append({"low": low, "high": round(low + BINS[1], 2), "frames": int(inside.sum())} | means)
+    return rows
 
 
 def values(scores: Scores) -> dict[str, float | None]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FPS = 30.0
 # Of the boxes that are kept, in pixels: what is scored is exactly what the result files say.
 DECIMALS = 4
+# What only some trackers say, of each frame.
+SAID = ("ids", "confidences", "states")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Run:
 
     boxes: (T, 4) x, y, w, h in pixels, NaN before the first box. present: (T,) bool, a box was reported in
     this frame. ids: (T,) target ids, None where the tracker has none. seconds: time inside ``Tracker.track``, which
-    was called ``calls`` times.
+    was called ``calls`` times. confidences: (T,) in [0, 1], and states: (T,) names such as TRACKING; None where the
+    tracker says neither.
     """
 
     boxes: np.ndarray
@@ -45,6 +48,8 @@ class Run:
     ids: np.ndarray | None = None
     seconds: float = 0.0
     calls: int = 0
+    confidences: np.ndarray | None = None
+    states: np.ndarray | None = None
 
 
 def run_sequence(tracker: Tracker, sequence: Sequence, start: str, text: str, progress=None) -> Run:
@@ -60,7 +65,7 @@ def run_sequence(tracker: Tracker, sequence: Sequence, start: str, text: str, pr
     from vlt_ros.tracker import CommandError
 
     boxes, present = np.full((len(sequence), 4), np.nan), np.zeros(len(sequence), bool)
-    ids = np.zeros(len(sequence), int)
+    ids, confidences, states = np.zeros(len(sequence), int), np.zeros(len(sequence)), [""] * len(sequence)
     seconds, calls = 0.0, 0
     for index, image in enumerate(sequence.images()):
         stamp = index / FPS
@@ -80,13 +85,16 @@ def run_sequence(tracker: Tracker, sequence: Sequence, start: str, text: str, pr
             calls += 1
             reported = target.box
         ids[index] = getattr(target, "target_id", 0)
+        if hasattr(target, "state"):
+            confidences[index], states[index] = round(target.confidence, DECIMALS), target.state.name
         if reported is not None:
             boxes[index], present[index] = np.round(reported, DECIMALS), True
         elif index:
             boxes[index] = boxes[index - 1]
         if progress is not None:
             progress()
-    return Run(boxes, present, ids, seconds, calls)
+    says = any(states)
+    return Run(boxes, present, ids, seconds, calls, confidences if says else None, np.array(states) if says else None)
 
 
 def read_results(file: Path, sequence: Sequence) -> Run:
@@ -116,7 +124,7 @@ def save_run(run: Run, boxes_file: Path, facts_file: Path, key: dict) -> None:
     # As trackers' result files are: without area before the first box.
     lines = [",".join(f"{value:.{DECIMALS}f}" for value in box) for box in np.nan_to_num(run.boxes, nan=0.0)]
     facts = {"key": key, "present": run.present.astype(int).tolist(), "seconds": run.seconds, "calls": run.calls,
-             "ids": None if run.ids is None else run.ids.tolist()}
+             **{name: None if (values := getattr(run, name)) is None else values.tolist() for name in SAID}}
     for file, text in ((boxes_file, "\n".join(lines)), (facts_file, json.dumps(facts, ensure_ascii=False))):
         partial = file.with_name(file.name + ".partial")
         partial.write_text(text + "\n", encoding="utf-8")
@@ -133,22 +141,26 @@ def load_run(boxes_file: Path, facts_file: Path, key: dict) -> Run | None:
         if len(boxes) != len(present) or len(boxes) != key["frames"]:
             return None
         boxes[~has_area(boxes)] = np.nan
-        ids = None if facts["ids"] is None else np.array(facts["ids"], int)
-        return Run(boxes, present, ids, float(facts["seconds"]), int(facts["calls"]))
+        said = {name: None if facts[name] is None else np.array(facts[name]) for name in SAID}
+        if any(values is not None and len(values) != len(boxes) for values in said.values()):
+            return None
+        return Run(boxes, present, seconds=float(facts["seconds"]), calls=int(facts["calls"]), **said)
     except (OSError, ValueError, KeyError, TypeError, SequenceError):
         return None
 
 
 def sequence_key(sequence: Sequence) -> dict:
     """What tells a sequence from another version of it: its boxes, and the ends of its media."""
-    if sequence.media.is_dir():
-        from vlt_ros.media.sources import list_images
+    from vlt_ros.media.sources import list_images
 
-        files = list_images(sequence.media)
-        ends = [files[0].read_bytes(), files[-1].read_bytes()]
-    else:
-        with open(sequence.media, "rb") as film:
-            ends = [film.read(1 << 16), str(sequence.media.stat().st_size).encode()]
+    ends = []
+    for media in sequence.shown():
+        if media.is_dir():
+            files = list_images(media)
+            ends += [files[0].read_bytes(), files[-1].read_bytes()]
+        else:
+            with open(media, "rb") as film:
+                ends += [film.read(1 << 16), str(media.stat().st_size).encode()]
     return {"sequence": sequence.name, "frames": len(sequence),
             "data": hashlib.sha256(b"".join([sequence.boxes.tobytes(), *ends])).hexdigest()}
 

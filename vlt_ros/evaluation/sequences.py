@@ -111,6 +111,10 @@ class Sequence:
         image = next(self.images())
         return image.shape[1], image.shape[0]
 
+    def shown(self) -> list[Path]:
+        """The media that its images come from."""
+        return [self.media]
+
     def _mismatch(self, images: str) -> str:
         return (f"{self.media} has {images} images but {self.truth} has {len(self)} "
                 "lines; there must be one box a frame")
