@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vlt_ros.networks.head import CentreHead, Maps
 from vlt_ros.networks.naming import Naming
 from vlt_ros.networks.noise import SampleNoise
+from vlt_ros.networks.recognition import TERMS
 from vlt_ros.networks.text import SemanticTokens, TextTower
 from vlt_ros.networks.vit import VisionTransformer
 
@@ -33,6 +34,8 @@ class NetworkConfig:
 
     separate_layers: the first layers, which see template and search region apart; 0 for the paper's joint ViTs.
     matching_prior: see :meth:`TrackingNetwork._match`.
+    recognition: what weighs the signs that a found box shows the target, see ``recognition.py``; () for the head's
+        score alone.
     inference: 'vlt' for this project's crops and following, 'ostrack' for those that OSTrack's published weights were
         trained and scored with (see the tracker's geometry and Following).
     """
@@ -48,6 +51,7 @@ class NetworkConfig:
     separate_layers: int = 0
     matching_prior: bool = False
     head_channels: int = 256
+    recognition: tuple[float, ...] = ()
     inference: str = "vlt"
 
     def __post_init__(self) -> None:
@@ -55,6 +59,10 @@ class NetworkConfig:
         self._multiples(("template_size", "patch_size"), ("search_size", "patch_size"), ("dim", "num_heads"))
         if not 0 <= self.separate_layers <= self.depth:
             raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth {self.depth}")
+        if self.recognition and (len(self.recognition) != TERMS or not self.separate_layers
+                                 or not all(map(math.isfinite, self.recognition))):
+            raise ValueError(f"{self.name}: recognition is {TERMS} numbers, for a network with separate layers, not "
+                             f"{list(self.recognition)}")
         if self.head_channels % 8:
             raise ValueError(f"{self.name}: head_channels {self.head_channels} is no multiple of 8")
         if self.inference not in ("vlt", "ostrack"):
@@ -285,7 +293,9 @@ class TrackingNetwork(nn.Module):
     # every frame ------------------------------------------------------------------------------------------
     def track(self, search: Tensor, template: Tensor, words: Any) -> Maps:
         """Search crop (B, 3, Hx, Wx) with what :meth:`encode_template` and :meth:`encode_text` gave: the maps."""
-        return self.maps(self.encode(self.encode_search(search), template, words)["search"])
+        tokens = self.encode_search(search)
+        maps = self.maps(self.encode(tokens, template, words)["search"])
+        return maps._replace(tokens=tokens) if self.config.recognition else maps
 
     def ground(self, search: Tensor, words: Any, phrase: Tensor | None = None) -> Maps:
         """Text alone: the maps of search crops (B, 3, Hx, Wx) by :meth:`encode_text` and :meth:`encode_phrase`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlt_ros.networks import Maps, decode
 from vlt_ros.networks.preprocess import normalise
+from vlt_ros.networks.recognition import likenesses, recognise
 from vlt_ros.tracker.commands import CommandError
 from vlt_ros.tracker.geometry import Window, crop, hann, to_frame, whole_frame, window_around
 from vlt_ros.tracker.target import Box
@@ -19,8 +20,9 @@ from vlt_ros.tracker.target import Box
 class Sighting(NamedTuple):
     """The best box of one look.
 
-    box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window,
-    in [0, 1]; 0 when the network's output was not finite. point: the box's centre in frame pixels.
+    box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window, or, of a
+    network that recognises, the probability that this is the template's target; in [0, 1], 0 when the network's output
+    was not finite. point: the box's centre in frame pixels.
     """
 
     box: Box
@@ -30,6 +32,15 @@ class Sighting(NamedTuple):
     def reaches(self, threshold: float) -> bool:
         """Whether it is ``threshold`` sure; an output that was not finite never is, not even for 0."""
         return self.confidence > 0 and self.confidence >= threshold
+
+
+class Template(NamedTuple):
+    """What the target looks like: tokens (1, Nz, C) of its crop, and its box in that: left, top, right, bottom (1, 4)
+    as parts of the crop's side.
+    """
+
+    tokens: Tensor
+    box: Tensor
 
 
 class Words(NamedTuple):
@@ -65,21 +76,24 @@ class Looker:
         with torch.inference_mode():
             return Words(self.network.encode_text([text]), self.network.encode_phrase([text]))
 
-    def template(self, image: np.ndarray, box: Box) -> Tensor:
-        """The template tokens of a box in a frame, once per target."""
+    def template(self, image: np.ndarray, box: Box) -> Template:
+        """The template of a box in a frame, once per target."""
         window = window_around(box, factor=2.0)
+        x, y, w, h = box
+        within = torch.tensor([[x - window.x, y - window.y, x + w - window.x, y + h - window.y]]) / window.side
         with torch.inference_mode():
-            return self.network.encode_template(self._tensor(image, window, self.network.config.template_size))
+            tokens = self.network.encode_template(self._tensor(image, window, self.network.config.template_size))
+        return Template(tokens, within)
 
-    def maps(self, image: np.ndarray, window: Window, template: Tensor | None, words: Words) -> Maps:
+    def maps(self, image: np.ndarray, window: Window, template: Template | None, words: Words) -> Maps:
         """The head's maps over a window, on the CPU; without a template, by the words alone."""
         search = self._tensor(image, window, self.size)
         with torch.inference_mode():
             maps = (self.network.ground(search, *words) if template is None
-                    else self.network.track(search, template, words.fused))
-            return Maps(*(m.cpu() for m in maps))
+                    else self.network.track(search, template.tokens, words.fused))
+            return Maps(*(m.cpu() for m in maps[:3]), maps.tokens)
 
-    def look(self, image: np.ndarray, window: Window, template: Tensor | None, words: Words,
+    def look(self, image: np.ndarray, window: Window, template: Template | None, words: Words,
              centre_weight: float = 0.0) -> Sighting:
         """Best box in a window.
 
@@ -96,8 +110,19 @@ class Looker:
         confidence = float(maps.score.flatten()[index[0]])
         if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
+        if template is not None and maps.tokens is not None:
+            confidence = self._recognised(maps.tokens, template, boxes[0], confidence)
         box = to_frame(tuple(values), window)
         return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2))
+
+    def _recognised(self, tokens: Tensor, template: Template, box: Tensor, score: float) -> float:
+        """The probability that a found box (4: centre and size as parts of the window) shows the template's target."""
+        centre, half = box[:2], box[2:] / 2
+        found = torch.cat((centre - half, centre + half)).unsqueeze(0)
+        with torch.inference_mode():
+            alike = likenesses(template.tokens, template.box.to(tokens.device), tokens, found.to(tokens.device))
+            probability = float(recognise(self.network.config.recognition, torch.tensor([score]), alike.cpu())[0])
+        return probability if np.isfinite(probability) else 0.0
 
 
 def ground(network, image: np.ndarray, text: str) -> tuple[Box | None, float, tuple[float, float]]:

@@ -11,10 +11,9 @@ import math
 from collections.abc import Generator, Iterator
 
 import numpy as np
-from torch import Tensor
 
 from vlt_ros.tracker.geometry import Window, overlap, tiles, whole_frame, window_around
-from vlt_ros.tracker.look import Looker, Sighting, Words
+from vlt_ros.tracker.look import Looker, Sighting, Template, Words
 from vlt_ros.tracker.target import Box
 
 # A box must be found again in the next frames at about the same place.
@@ -106,7 +105,7 @@ class TextSearch:
 class AppearanceSearch:
     """Search for a lost target by its template (and words): near its last place in every other look."""
 
-    def __init__(self, looker: Looker, template: Tensor, words: Words, last: Box) -> None:
+    def __init__(self, looker: Looker, template: Template, words: Words, last: Box) -> None:
         self.looker, self.template, self.words, self.last = looker, template, words, last
         self.confidence = 0.0
         self._windows: Iterator[Window] = iter(())
