@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vlt_ros.networks.head import CentreHead, Maps
 from vlt_ros.networks.naming import Naming
 from vlt_ros.networks.noise import SampleNoise
-from vlt_ros.networks.recognition import TERMS
+from vlt_ros.networks.recognition import Recognition
 from vlt_ros.networks.text import SemanticTokens, TextTower
 from vlt_ros.networks.vit import VisionTransformer
 
@@ -34,8 +34,8 @@ class NetworkConfig:
 
     separate_layers: the first layers, which see template and search region apart; 0 for the paper's joint ViTs.
     matching_prior: see :meth:`TrackingNetwork._match`.
-    recognition: what weighs the signs that a found box shows the target, see ``recognition.py``; () for the head's
-        score alone.
+    recognition: directions of the metric that tells a found box's target from other things, see ``recognition.py``; 0
+        for none: then the head's score alone is the confidence.
     inference: 'vlt' for this project's crops and following, 'ostrack' for those that OSTrack's published weights were
         trained and scored with (see the tracker's geometry and Following).
     """
@@ -51,7 +51,7 @@ class NetworkConfig:
     separate_layers: int = 0
     matching_prior: bool = False
     head_channels: int = 256
-    recognition: tuple[float, ...] = ()
+    recognition: int = 0
     inference: str = "vlt"
 
     def __post_init__(self) -> None:
@@ -59,10 +59,10 @@ class NetworkConfig:
         self._multiples(("template_size", "patch_size"), ("search_size", "patch_size"), ("dim", "num_heads"))
         if not 0 <= self.separate_layers <= self.depth:
             raise ValueError(f"{self.name}: separate_layers {self.separate_layers} is not 0 to depth {self.depth}")
-        if self.recognition and (len(self.recognition) != TERMS or not self.separate_layers
-                                 or not all(map(math.isfinite, self.recognition))):
-            raise ValueError(f"{self.name}: recognition is {TERMS} numbers, for a network with separate layers, not "
-                             f"{list(self.recognition)}")
+        if not 0 <= self.recognition <= self.dim:
+            raise ValueError(f"{self.name}: recognition {self.recognition} is not 0 to dim {self.dim}")
+        if self.recognition and not self.separate_layers:
+            raise ValueError(f"{self.name}: recognition is by separate layers' tokens, and there are none")
         if self.head_channels % 8:
             raise ValueError(f"{self.name}: head_channels {self.head_channels} is no multiple of 8")
         if self.inference not in ("vlt", "ostrack"):
@@ -209,6 +209,8 @@ class TrackingNetwork(nn.Module):
         if isinstance(config, LanguageConfig) and config.naming_layers:
             self.naming = Naming(config.dim, config.num_heads, config.layer_scale, config.naming_layers,
                                  config.text_dim).requires_grad_(False)
+        if config.recognition:
+            self.recognition = Recognition(config.dim, config.recognition)
 
     def _add_parts(self) -> None:
         """Make the system's own layers; towers are there, the head is not yet."""

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is what was found the target itself? The frozen layers' tokens of the found box beside those of the template's.
 
-The head's score says how well a place fits, and where the target is gone some other thing fits best. Its joint layers
-were trained on pairs that nearly all hold the target. The separate layers are not trained at all: what they make of the
-same thing is alike, in any scene. They have run for the frame anyway, so the comparison is a few hundred products.
+The head's score says how well a place fits, and where the target is gone some other thing fits best: the joint layers
+were trained on pairs that nearly all hold the target. The separate layers are not trained at all, and what they make of
+a thing is alike wherever it stands. They have run for the frame anyway, so the comparison costs a few small products.
 
-Three likenesses of the two boxes, of tokens x taken at 5 x 5 places of each: cosine of their means, the same after the
-mean of both crops is taken off (what all of this scene has in common says nothing), and the mean cosine place by place.
-A logistic regression weighs them with the head's score; it was fitted to found boxes, right ones of labelled clips and
-wrong ones of other clips and of places without the target, so the result is a probability of "this is the target".
+The metric is Fisher's linear discriminant: tokens are projected to the directions in which different things differ most
+against the same thing at two moments. Two likenesses of the boxes, the cosine of their means and the mean cosine place
+by place, are weighed with the score by a logistic regression. It was fitted to found boxes, the target's and other
+things', so the result is a probability of "this is the target" (see ``training/recognition.py``).
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# Of the configuration's numbers: score's logit, the three likenesses, and a constant.
-TERMS = 5
+# A box is looked at in so many places across and down.
 PLACES = 5
 
 
@@ -35,27 +34,28 @@ def at_places(tokens: Tensor, boxes: Tensor) -> Tensor:
     return F.grid_sample(picture, 2 * grid - 1, padding_mode="border", align_corners=False).flatten(2).transpose(1, 2)
 
 
-def likenesses(template: Tensor, target: Tensor, search: Tensor, found: Tensor) -> Tensor:
-    """The three likenesses (B, 3), each in [-1, 1].
+class Recognition(nn.Module):
+    """The metric and the weights of its likenesses; nothing of it is trained by gradients.
 
     Args:
-        template, search: tokens (B, Nz, C) and (B, Nx, C) as the separate layers left them.
-        target, found: boxes (B, 4) in these crops: left, top, right, bottom as parts of the crop's side.
+        dim: width of the tokens. latent: directions of the metric.
     """
-    common = torch.cat((template, search), dim=1).float().mean(dim=1, keepdim=True)
-    a, b = at_places(template, target), at_places(search, found)
-    first, second = a.mean(dim=1), b.mean(dim=1)
-    return torch.stack((F.cosine_similarity(first, second, dim=-1),
-                        F.cosine_similarity(first - common[:, 0], second - common[:, 0], dim=-1),
-                        F.cosine_similarity(a - common, b - common, dim=-1).mean(dim=1)), dim=-1)
 
+    def __init__(self, dim: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("projection", torch.eye(latent, dim))
+        # Logit of the head's score, likeness of the means, likeness place by place, and a constant.
+        self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
-def recognise(weights: tuple[float, ...], score: Tensor, alike: Tensor) -> Tensor:
-    """Probabilities (B,) that the found boxes show the targets.
+    def likenesses(self, target: Tensor, found: Tensor) -> Tensor:
+        """The two likenesses (B, 2), in [-1, 1], of what :func:`at_places` gave for both boxes."""
+        first, second = ((tokens - self.mean.float()) @ self.projection.float().T for tokens in (target, found))
+        return torch.stack((F.cosine_similarity(first.mean(dim=1), second.mean(dim=1), dim=-1),
+                            F.cosine_similarity(first, second, dim=-1).mean(dim=1)), dim=-1)
 
-    Args:
-        weights: of :data:`TERMS`. score: the head's at the found boxes (B,). alike: see :func:`likenesses`.
-    """
-    first, *others, constant = weights
-    of = torch.tensor(others, dtype=torch.float32, device=alike.device)
-    return torch.sigmoid(first * torch.logit(score.float(), eps=1e-4) + alike @ of + constant)
+    def forward(self, score: Tensor, likenesses: Tensor) -> Tensor:
+        """Probabilities (B,) that found boxes show the targets, from the head's scores at them (B,) and likenesses."""
+        seen, means, places, constant = self.weights.float()
+        return torch.sigmoid(seen * torch.logit(score.float(), eps=1e-4) + means * likenesses[:, 0]
+                             + places * likenesses[:, 1] + constant)

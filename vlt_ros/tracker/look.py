@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlt_ros.networks import Maps, decode
 from vlt_ros.networks.preprocess import normalise
-from vlt_ros.networks.recognition import likenesses, recognise
+from vlt_ros.networks.recognition import at_places
 from vlt_ros.tracker.commands import CommandError
 from vlt_ros.tracker.geometry import Window, crop, hann, to_frame, whole_frame, window_around
 from vlt_ros.tracker.target import Box
@@ -35,12 +35,13 @@ class Sighting(NamedTuple):
 
 
 class Template(NamedTuple):
-    """What the target looks like: tokens (1, Nz, C) of its crop, and its box in that: left, top, right, bottom (1, 4)
-    as parts of the crop's side.
+    """What the target looks like: tokens (1, Nz, C) of its crop, and its own that it is recognised by (1, 25, C).
+
+    The latter None for a network that does not recognise.
     """
 
     tokens: Tensor
-    box: Tensor
+    places: Tensor | None
 
 
 class Words(NamedTuple):
@@ -83,7 +84,8 @@ class Looker:
         within = torch.tensor([[x - window.x, y - window.y, x + w - window.x, y + h - window.y]]) / window.side
         with torch.inference_mode():
             tokens = self.network.encode_template(self._tensor(image, window, self.network.config.template_size))
-        return Template(tokens, within)
+            known = at_places(tokens, within.to(tokens.device)) if self.network.config.recognition else None
+        return Template(tokens, known)
 
     def maps(self, image: np.ndarray, window: Window, template: Template | None, words: Words) -> Maps:
         """The head's maps over a window, on the CPU; without a template, by the words alone."""
@@ -110,18 +112,18 @@ class Looker:
         confidence = float(maps.score.flatten()[index[0]])
         if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
-        if template is not None and maps.tokens is not None:
-            confidence = self._recognised(maps.tokens, template, boxes[0], confidence)
+        if template is not None and template.places is not None:
+            confidence = self._recognise(maps.tokens, template.places, boxes[0], confidence)
         box = to_frame(tuple(values), window)
         return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2))
 
-    def _recognised(self, tokens: Tensor, template: Template, box: Tensor, score: float) -> float:
+    def _recognise(self, tokens: Tensor, known: Tensor, box: Tensor, score: float) -> float:
         """The probability that a found box (4: centre and size as parts of the window) shows the template's target."""
-        centre, half = box[:2], box[2:] / 2
-        found = torch.cat((centre - half, centre + half)).unsqueeze(0)
+        recognition, (centre, half) = self.network.recognition, (box[:2], box[2:] / 2)
+        found = torch.cat((centre - half, centre + half)).unsqueeze(0).to(tokens.device)
         with torch.inference_mode():
-            alike = likenesses(template.tokens, template.box.to(tokens.device), tokens, found.to(tokens.device))
-            probability = float(recognise(self.network.config.recognition, torch.tensor([score]), alike.cpu())[0])
+            alike = recognition.likenesses(known, at_places(tokens, found))
+            probability = float(recognition(torch.tensor([score], device=alike.device), alike))
         return probability if np.isfinite(probability) else 0.0
 
 
