@@ -92,6 +92,11 @@ def _network_options(command):
     return command
 
 
+_grounder_option = click.option(
+    "--grounder", default="", metavar="FOLDER|HUB_ID",
+    help="Grounding DINO or OWLv2 that proposes where the text's target is: a folder, or what `hf download` fetched.")
+
+
 @click.group("vlt", cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vlt")
 def main() -> None:
@@ -104,11 +109,12 @@ def main() -> None:
 @click.option("--text", default="", help='What to follow: "the woman in the red jacket".')
 @click.option("--box", type=_Box(), help="Where it is in the first frame, in pixels.")
 @_network_options
+@_grounder_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/track"), show_default=True,
               help="Folder for track.jsonl and track.mp4.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 def track(source: str, text: str, box: tuple[float, ...] | None, model: str | None, weights: Path | None,
-          device: str, precision: str, out: Path, max_frames: int | None) -> None:
+          device: str, precision: str, grounder: str, out: Path, max_frames: int | None) -> None:
     """Follow a target through SOURCE: a video file, a folder of images, or a camera (0 or /dev/video0).
 
     Writes OUT/track.jsonl, one line a frame (frame, state, box [x,y,w,h] in pixels or null, confidence,
@@ -123,12 +129,13 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
     from tqdm import tqdm
 
     from vlt_ros.media import MediaError, VideoFile, annotate, make_folder
-    from vlt_ros.networks import load_network
+    from vlt_ros.networks import load_grounder, load_network
     from vlt_ros.tracker import State, Tracker, validate_text
 
     text = validate_text(text)
     out = make_folder(out)
-    tracker = Tracker(load_network(weights, model=model, device=device, precision=precision))
+    network = load_network(weights, model=model, device=device, precision=precision)
+    tracker = Tracker(network, grounder=load_grounder(grounder, network.device) if grounder else None)
     tracker.warm_up()
     # A command that cannot be followed is refused before anything is written.
     stream = iter(frames)
