@@ -151,8 +151,9 @@ class VltTracker(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> None:
         """Subscribe and start the inference thread."""
         values = self.parameters
-        for model in filter(None, (self._network, self._grounder)):
-            model.to(self._network.device)
+        self._network.to(self._network.device)
+        if self._grounder is not None:
+            self._grounder.to(self._network.device)
         self._counters = Counters()
         self._counters_before = Counters()
         self._forget_images()
@@ -182,8 +183,9 @@ class VltTracker(LifecycleNode):
         self._instead = (Target.IDLE, "the node was deactivated")
         self._publish()
         if self.parameters.release_device_on_deactivate:
-            for model in filter(None, (self._network, self._grounder)):
-                model.to("cpu")
+            self._network.to("cpu")
+            if self._grounder is not None:
+                self._grounder.to("cpu")
             _free_device_memory()
 
     @_transition(TransitionCallbackReturn.ERROR)

@@ -109,7 +109,7 @@ class TextSearch:
     def _sweep(self) -> Generator[Sighting | None, tuple[np.ndarray, float], None]:
         image, threshold = yield None
         while True:
-            if self._ask:
+            if self._ask and self.propose is not None:
                 self._ask = False       # a grounder that fails is asked again only after a sweep without it
                 sightings = check_proposals(self.propose, image, self.looker, None, self.words)
                 promising = [(s.confidence, window_around(s.box, PROPOSAL_FACTOR)) for s in sightings
