@@ -43,7 +43,7 @@ def assert_error(result, *parts):
 def test_version_and_help():
     result = vlt("--version")
     assert result.exit_code == 0 and vlt_ros.__version__ in result.output
-    for command in ((), ("track",), ("evaluate",), ("score",), ("bag",), ("train",)):
+    for command in ((), ("track",), ("evaluate",), ("score",), ("bag",), ("train",), ("label",)):
         result = vlt(*command, "--help")
         assert result.exit_code == 0 and "Usage:" in result.output
 

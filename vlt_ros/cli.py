@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, score, bag, train, models. Everything heavy is imported inside the commands."""
+"""The command ``vlt``: track, evaluate, score, bag, train, label, models. What is heavy is imported inside of them."""
 
 from __future__ import annotations
 
@@ -67,6 +67,23 @@ class _Box(click.ParamType):
         return numbers
 
 
+class _LabelBox(_Box):
+    name = "X,Y,W,H|mouse"
+
+    def convert(self, value, param, ctx):
+        return value if value == "mouse" else super().convert(value, param, ctx)
+
+
+class _Correction(_LabelBox):
+    name = "FRAME=X,Y,W,H|absent|mouse"
+
+    def convert(self, value, param, ctx):
+        frame, equals, box = value.partition("=")
+        if not equals or not frame.isdecimal():
+            self.fail(f"{value!r} is not FRAME=BOX, as in 40=120,80,40,90 or 60=absent", param, ctx)
+        return int(frame), None if box == "absent" else super().convert(box, param, ctx)
+
+
 class _NamedFolder(click.ParamType):
     name = "NAME=FOLDER"
 
@@ -92,6 +109,11 @@ def _network_options(command):
     return command
 
 
+_grounder_option = click.option(
+    "--grounder", default="", metavar="FOLDER|HUB_ID",
+    help="Grounding DINO or OWLv2 that proposes where the text's target is: a folder, or what `hf download` fetched.")
+
+
 @click.group("vlt", cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vlt")
 def main() -> None:
@@ -104,11 +126,12 @@ def main() -> None:
 @click.option("--text", default="", help='What to follow: "the woman in the red jacket".')
 @click.option("--box", type=_Box(), help="Where it is in the first frame, in pixels.")
 @_network_options
+@_grounder_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/track"), show_default=True,
               help="Folder for track.jsonl and track.mp4.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 def track(source: str, text: str, box: tuple[float, ...] | None, model: str | None, weights: Path | None,
-          device: str, precision: str, out: Path, max_frames: int | None) -> None:
+          device: str, precision: str, grounder: str, out: Path, max_frames: int | None) -> None:
     """Follow a target through SOURCE: a video file, a folder of images, or a camera (0 or /dev/video0).
 
     Writes OUT/track.jsonl, one line a frame (frame, state, box [x,y,w,h] in pixels or null, confidence,
@@ -123,12 +146,13 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
     from tqdm import tqdm
 
     from vlt_ros.media import MediaError, VideoFile, annotate, make_folder
-    from vlt_ros.networks import load_network
+    from vlt_ros.networks import load_grounder, load_network
     from vlt_ros.tracker import State, Tracker, validate_text
 
     text = validate_text(text)
     out = make_folder(out)
-    tracker = Tracker(load_network(weights, model=model, device=device, precision=precision))
+    network = load_network(weights, model=model, device=device, precision=precision)
+    tracker = Tracker(network, grounder=load_grounder(grounder, network.device) if grounder else None)
     tracker.warm_up()
     # A command that cannot be followed is refused before anything is written.
     stream = iter(frames)
@@ -315,6 +339,44 @@ def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[st
 
     name = f"{config.stem}_{model}" if model else config.stem
     run(config, out or Path("out/train") / name, resume, dict(datasets), model)
+
+
+@main.command()
+@click.argument("source")
+@click.option("--text", default="", help='The target\'s sentence: "the woman in the red jacket".')
+@click.option("--box", type=_LabelBox(), help="Where it is in the first frame, in pixels, or drawn with the mouse.")
+@click.option("--correct", "corrections", type=_Correction(), multiple=True,
+              help="Where it is in another frame, or that it is absent from there to the next given frame; repeatable.")
+@click.option("--name", default="", help="Of the clip's folder in OUT; without it, SOURCE's.")
+@_network_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/clips"), show_default=True,
+              help="Folder of the clips, what `vlt train --data clips=OUT` takes.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Read so many frames.")
+def label(source: str, text: str, box, corrections, name: str, model: str | None, weights: Path | None, device: str,
+          precision: str, out: Path, max_frames: int | None) -> None:
+    """Label a target in SOURCE (as for `vlt track`) to train on: OUT/NAME/{img/, groundtruth.txt, language.txt}.
+
+    The tracker follows it from the boxes that are given, forward and backward; frames where it is not sure, or where
+    the two ways do not agree, are listed and left out. See OUT/NAME/sheet.jpg, and give the same command again with
+    --correct: it goes on from what is saved, also after a kill.
+    """
+    from vlt_ros.training.labelling import label_clip, ranges
+
+    def make_tracker():
+        from vlt_ros.networks import load_network
+        from vlt_ros.tracker import Tracker
+
+        return Tracker(load_network(weights, model=model, device=device, precision=precision))
+
+    clip, labels = label_clip(source, out, name=name, text=text, first=box, given=dict(corrections),
+                              max_frames=max_frames, make_tracker=make_tracker)
+    kinds = {kind: [frame for frame, one in labels.items() if one.kind == kind]
+             for kind in ("given", "tracked", "absent", "review")}
+    click.echo(", ".join(f"{len(frames)} frames {kind}" for kind, frames in kinds.items())
+               + f"; see {clip.folder / 'sheet.jpg'}")
+    if kinds["review"]:
+        click.echo(f"left out until reviewed: {ranges(kinds['review'])}; say where it is with "
+                   "--correct FRAME=X,Y,W,H, or --correct FRAME=absent")
 
 
 @main.command()

@@ -108,8 +108,12 @@ def test_files_that_do_not_fit_are_one_line(vit, bert, tmp_path, monkeypatch):
             start_from_files(network(), **files)
         assert "\n" not in str(error.value)
 
-    refused(r"none\.pth is missing", vision="none.pth")
-    refused(r"model\.safetensors is missing", text=tmp_path)
+    # The command that is named puts the file where it was looked for.
+    refused(r"mae/model\.safetensors is missing: fetch it once with: hf download timm/vit_base_patch16_224\.mae "
+            r"model\.safetensors --local-dir mae$", vision="mae/model.safetensors")
+    for text in (tmp_path, tmp_path / "no" / "bert"):
+        refused(f"{text}/model.safetensors is missing: fetch it once with: hf download google-bert/bert-base-uncased "
+                f"model.safetensors --local-dir {text}$", text=text)
     torch.save({"model": vit, "args": Harm()}, "harm.pth")
     refused(r"harm\.pth holds more than tensors", vision="harm.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Harm()))

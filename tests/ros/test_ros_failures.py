@@ -118,3 +118,20 @@ def test_a_failed_load_after_a_good_one_does_not_raise_out_of_the_transition(pai
     assert robot.set(weights="/nowhere/w.safetensors").successful
     assert not robot.transition("configure") and robot.state() == "unconfigured"
     assert "/nowhere/w.safetensors" in node.failure
+
+
+def test_a_grounder_that_is_not_there_fails_the_load_and_one_that_is_proposes(pair, tmp_path):
+    import grounders
+
+    node, robot = pair
+    robot.to_unconfigured()
+    assert robot.set(grounder="nobody/nothing").successful
+    assert not robot.transition("configure") and robot.state() == "unconfigured"
+    assert "hf download nobody/nothing" in node.failure
+    assert robot.set(grounder=str(grounders.owlv2(tmp_path))).successful
+    assert robot.transition("configure") and robot.transition("activate")
+    asked, ground = [], node._grounder.ground
+    node._grounder.ground = lambda image, text: asked.append((image.shape[0], text)) or ground(image, text)
+    robot.say("the grey thing")
+    robot.wait(lambda: robot.show() and asked, what="the grounder to be asked")
+    assert asked[0] == (robot.picture_message().height, "the grey thing")

@@ -3,6 +3,7 @@
 
 from vlt_ros.networks.base import Contrast, Matching, NetworkConfig, TrackingNetwork
 from vlt_ros.networks.checkpoints import WeightsError
+from vlt_ros.networks.grounder import load_grounder
 from vlt_ros.networks.head import CentreHead, Maps, decode
 from vlt_ros.networks.pjvlt import PJVLT, PJVLTConfig
 from vlt_ros.networks.systems import CONFIGS, SYSTEMS, build_network, describe
@@ -20,5 +21,5 @@ from vlt_ros.networks.weights import (
 
 __all__ = ["CONFIGS", "DEFAULT_MODEL", "SYSTEMS", "CentreHead", "Contrast", "DeviceError", "Maps", "Matching",
            "NetworkConfig", "PJVLT", "PJVLTConfig", "TrackingNetwork", "WeightsError", "build_network",
-           "choose_device", "decode", "describe", "load_network", "save_network", "shipped_weights",
-           "start_from_dinov2", "start_from_files", "start_from_tracker"]
+           "choose_device", "decode", "describe", "load_grounder", "load_network", "save_network",
+           "shipped_weights", "start_from_dinov2", "start_from_files", "start_from_tracker"]

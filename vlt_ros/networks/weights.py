@@ -265,13 +265,20 @@ def start_from_dinov2(network: TrackingNetwork) -> None:
             block.load_state_dict({name: state[f"blocks.{i}.{name}"] for name in block.state_dict()})
 
 
+def _need(path: Path, what: str) -> None:
+    """Say how to fetch a pretrained tower that is not there; nothing is downloaded here."""
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} is missing: fetch it once with: hf download {what} "
+                           f"--local-dir {path.parent}")
+
+
 def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: str | Path = "") -> None:
     """Fill the towers with pretrained weights from local files (training only); '' leaves a tower as it is.
 
     Args:
-        vision: a ViT with timm's parameter names, .safetensors or a torch checkpoint: MAE's released
-            mae_pretrain_vit_base.pth, timm's vit_base_patch16_224.mae. Its class token, decoder and head are left
-            out; its position embeddings are resized to the template's and the search region's grid.
+        vision: a ViT with timm's parameter names, .safetensors or a torch checkpoint: timm's vit_base_patch16_224.mae
+            (timm itself is not needed), MAE's released mae_pretrain_vit_base.pth. Its class token, decoder and head are
+            left out; its position embeddings are resized to the template's and the search region's grid.
         text: a BERT as transformers saves it: its folder (model.safetensors or pytorch_model.bin) or such a file, with
             or without the prefix ``bert.``; its vocabulary must be bert-base-uncased's.
 
@@ -280,6 +287,7 @@ def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: st
     """
     if vision:
         path, backbone, config = Path(vision), network.backbone, network.config
+        _need(path, "timm/vit_base_patch16_224.mae model.safetensors")
         tensors = read_checkpoint(path)
         positions = tensors.pop("pos_embed", torch.zeros(0))
         if positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
@@ -299,6 +307,9 @@ def start_from_files(network: TrackingNetwork, vision: str | Path = "", text: st
         if path.is_dir():
             files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
             path = next((file for file in files if file.is_file()), files[0])
+        elif not path.suffix:
+            path /= "model.safetensors"         # a folder that is not there
+        _need(path, "google-bert/bert-base-uncased model.safetensors")
         # bert-base-uncased was saved before LayerNorm's gamma and beta were called weight and bias.
         renamed = {name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace(
             "LayerNorm.beta", "LayerNorm.bias"): tensor for name, tensor in read_checkpoint(path).items()}

@@ -124,7 +124,7 @@ class VltTracker(LifecycleNode):
     @_transition(TransitionCallbackReturn.FAILURE)
     def on_configure(self, state: LifecycleState) -> None:
         """Load the network and warm it up; make publishers and services."""
-        from vlt_ros.networks import load_network
+        from vlt_ros.networks import load_grounder, load_network
         from vlt_ros.tracker import Tracker
 
         values = self.parameters
@@ -136,13 +136,14 @@ class VltTracker(LifecycleNode):
         self.get_logger().info(f"network {network.name} on {network.device} in {network.precision}")
         if values.device.startswith("cuda") and network.device.type == "cpu":
             self.get_logger().warning(f"device {values.device} is not there: running on the CPU as allowed")
-        tracker = Tracker(network, self._tracker_settings(values))
+        grounder = load_grounder(values.grounder, network.device) if values.grounder else None
+        tracker = Tracker(network, self._tracker_settings(values), grounder=grounder)
         tracker.warm_up()
         self._target_publisher = self.create_publisher(Target, "target", RELIABLE)
         self._status_publisher = self.create_publisher(Target, "status", LATCHED)
         self._own_services = [self.create_service(Trigger, "~/reset", self._reset),
                           self.create_service(SetBool, "~/enable", self._enable)]
-        self._network, self._tracker = network, tracker
+        self._network, self._tracker, self._grounder = network, tracker, grounder
         self._command, self.failure = (Target.COMMAND_NONE, ""), ""
         self._last_status = self._last_state = None
 
@@ -151,6 +152,8 @@ class VltTracker(LifecycleNode):
         """Subscribe and start the inference thread."""
         values = self.parameters
         self._network.to(self._network.device)
+        if self._grounder is not None:
+            self._grounder.to(self._network.device)
         self._counters = Counters()
         self._counters_before = Counters()
         self._forget_images()
@@ -181,6 +184,8 @@ class VltTracker(LifecycleNode):
         self._publish()
         if self.parameters.release_device_on_deactivate:
             self._network.to("cpu")
+            if self._grounder is not None:
+                self._grounder.to("cpu")
             _free_device_memory()
 
     @_transition(TransitionCallbackReturn.ERROR)
@@ -238,7 +243,7 @@ class VltTracker(LifecycleNode):
             self._stop_input()
         if self._tracker is None:
             return
-        self._network = self._tracker = None
+        self._network = self._tracker = self._grounder = None
         _free_device_memory()
         self.destroy_publisher(self._target_publisher)
         self.destroy_publisher(self._status_publisher)

@@ -29,6 +29,8 @@ class Parameters:
     weights_sha256: str = _parameter("", "Expected SHA-256 of the weights file, hexadecimal; empty: none")
     device: str = _parameter("auto", "auto, cpu or cuda:N; auto takes CUDA where there is one and says so")
     precision: str = _parameter("auto", "auto, fp32, bf16 or fp16")
+    grounder: str = _parameter("", "Proposes where a sentence's target is (Grounding DINO or OWLv2): a folder, "
+                               "or a hub id in the hub's cache; empty: none")
     allow_cpu_fallback: bool = _parameter(False, "Run on the CPU if the CUDA device asked for is not there")
     image_transport: str = _parameter("raw", "raw subscribes to `image`, compressed to `image/compressed`")
     initial_command: str = _parameter("", "Phrase to follow from activation on, if there is no target yet")

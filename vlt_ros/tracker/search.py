@@ -3,12 +3,15 @@
 
 By text alone (a new command) and by appearance (a lost target). Both go from few windows to many and give up
 nothing: when a sweep ends without a find, the next begins.
+
+A grounder, where the tracker has one, is asked at the begin of a sweep. Its proposals say where to look first and no
+more: the network looks there in the same frame, and its own confidence and thresholds decide as they do anywhere else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +25,14 @@ CONFIRM_OVERLAP = 0.3
 MIN_TILE = 0.6
 # Windows of a level that are looked at again, best first.
 CANDIDATES = 2
+# A grounder's proposals that are looked at, best first, and how: side of the window over the box's size, and share of
+# the Hann window, as the target should be in its middle.
+PROPOSALS = 3
+PROPOSAL_FACTOR = 4.0
+PROPOSAL_CENTRE = 0.3
+
+# From a frame, BGR uint8 (H, W, 3), to boxes with the proposer's confidence, best first.
+Propose = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
 
 
 def needed(threshold: float, windows: int) -> float:
@@ -47,15 +58,33 @@ def search_levels(width: int, height: int, input_size: int) -> list[list[Window]
     return levels
 
 
+def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, template: Tensor | None,
+                    words: Words) -> list[Sighting]:
+    """What the network sees where a grounder proposes something, surest first.
+
+    A look at each of the best proposals; one whose box is elsewhere does not count. Proposals that overlap a better one
+    by half and more are the same thing.
+    """
+    boxes: list[Box] = []
+    for box, _ in propose(image):
+        if len(boxes) < PROPOSALS and all(overlap(box, other) < 0.5 for other in boxes):
+            boxes.append(box)
+    seen = [(box, looker.look(image, window_around(box, PROPOSAL_FACTOR), template, words, PROPOSAL_CENTRE))
+            for box in boxes]
+    return sorted((sighting for box, sighting in seen if overlap(sighting.box, box) >= CONFIRM_OVERLAP),
+                  key=lambda sighting: -sighting.confidence)
+
+
 class TextSearch:
-    """Search by text: what a level's best windows show in two frames more is the target.
+    """Search by text: what a level's best windows, or a grounder's proposals, show in two frames more is the target.
 
     Thresholds are tracking's; how sure a find must be follows from them, see :func:`needed`.
     """
 
-    def __init__(self, looker: Looker, words: Words) -> None:
-        self.looker, self.words = looker, words
+    def __init__(self, looker: Looker, words: Words, propose: Propose | None = None) -> None:
+        self.looker, self.words, self.propose = looker, words, propose
         self.confidence = 0.0
+        self._ask = propose is not None
         self._frames = self._sweep()
         next(self._frames)
 
@@ -71,14 +100,23 @@ class TextSearch:
             next(self._frames)
             raise
 
-    def _look(self, image: np.ndarray, window: Window) -> Sighting:
-        sighting = self.looker.look(image, window, None, self.words)
+    def _look(self, image: np.ndarray, window: Window, centre_weight: float = 0.0) -> Sighting:
+        sighting = self.looker.look(image, window, None, self.words, centre_weight)
         self.confidence = sighting.confidence
         return sighting
 
     def _sweep(self) -> Generator[Sighting | None, tuple[np.ndarray, float], None]:
         image, threshold = yield None
         while True:
+            if self._ask and self.propose is not None:
+                self._ask = False       # a grounder that fails is asked again only after a sweep without it
+                sightings = check_proposals(self.propose, image, self.looker, None, self.words)
+                promising = [(s.confidence, window_around(s.box, PROPOSAL_FACTOR)) for s in sightings
+                             if s.reaches(needed(threshold, 1))]
+                if promising:
+                    self.confidence = promising[0][0]
+                    image, threshold = yield None
+                    image, threshold = yield from self._confirm(promising, image, threshold, PROPOSAL_CENTRE)
             for windows in search_levels(image.shape[1], image.shape[0], self.looker.size):
                 promising = []
                 for window in windows:
@@ -86,27 +124,36 @@ class TextSearch:
                     if sighting.reaches(needed(threshold, len(windows))):
                         promising.append((sighting.confidence, window))
                     image, threshold = yield None
-                # A level takes many frames, in which a target moves on: its windows are looked at anew.
-                for _, window in sorted(promising, reverse=True)[:CANDIDATES]:
-                    first = self._look(image, window)
-                    image, threshold = yield None
-                    if not first.reaches(needed(threshold, 1)):
-                        continue
-                    # A closer look gives a better box, and the words often match better; but "the left one" is
-                    # central in it, so where it disagrees the wide view decides.
-                    closer = window_around(first.box, 4.0)
-                    for again in ([closer] if closer.side < 0.7 * window.side else []) + [window]:
-                        second = self._look(image, again)
-                        agrees = overlap(second.box, first.box) >= CONFIRM_OVERLAP
-                        sure = second.reaches(needed(threshold, 1))
-                        image, threshold = yield second if agrees and sure else None
+                image, threshold = yield from self._confirm(promising, image, threshold)
+            self._ask = self.propose is not None
+
+    def _confirm(self, promising: list[tuple[float, Window]], image: np.ndarray, threshold: float,
+                 centre_weight: float = 0.0) -> Generator[Sighting | None, tuple[np.ndarray, float],
+                                                          tuple[np.ndarray, float]]:
+        """Look anew at the best windows; returns the first frame after that, and its threshold."""
+        # A level takes many frames, in which a target moves on: its windows are looked at anew.
+        for _, window in sorted(promising, reverse=True)[:CANDIDATES]:
+            first = self._look(image, window, centre_weight)
+            image, threshold = yield None
+            if not first.reaches(needed(threshold, 1)):
+                continue
+            # A closer look gives a better box, and the words often match better; but "the left one" is
+            # central in it, so where it disagrees the wide view decides.
+            closer = window_around(first.box, 4.0)
+            for again in ([closer] if closer.side < 0.7 * window.side else []) + [window]:
+                second = self._look(image, again, centre_weight)
+                agrees = overlap(second.box, first.box) >= CONFIRM_OVERLAP
+                sure = second.reaches(needed(threshold, 1))
+                image, threshold = yield second if agrees and sure else None
+        return image, threshold
 
 
 class AppearanceSearch:
     """Search for a lost target by its template (and words): near its last place in every other look."""
 
-    def __init__(self, looker: Looker, template: Template, words: Words, last: Box) -> None:
-        self.looker, self.template, self.words, self.last = looker, template, words, last
+    def __init__(self, looker: Looker, template: Template, words: Words, last: Box,
+                 propose: Propose | None = None) -> None:
+        self.looker, self.template, self.words, self.last, self.propose = looker, template, words, last, propose
         self.confidence = 0.0
         self._windows: Iterator[Window] = iter(())
         self._near = False
@@ -128,6 +175,11 @@ class AppearanceSearch:
                 self._windows = iter(sorted(tiles(width, height, side), key=lambda w: math.hypot(
                     w.x + side / 2 - x, w.y + side / 2 - y)))
                 window = next(self._windows)
+                if self.propose is not None:
+                    for sighting in check_proposals(self.propose, image, self.looker, self.template, self.words)[:1]:
+                        self.confidence = sighting.confidence
+                        if sighting.reaches(threshold):
+                            return sighting
         sighting = self.looker.look(image, window, self.template, self.words)
         self.confidence = sighting.confidence
         return sighting if sighting.reaches(threshold) else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -93,10 +94,14 @@ class Tracker:
         network: from ``vlt_ros.networks.load_network``.
         settings: thresholds; assign :attr:`settings` between frames to change them.
         following: how it follows, see :class:`Following`; without it, as the network's ``config.inference`` says.
+        grounder: proposes where a sentence's target may be, at the begin of a sweep of a search; an object with
+            ``ground(image, text)`` as ``vlt_ros.networks.load_grounder`` gives it. The network checks what it proposes.
     """
 
-    def __init__(self, network, settings: TrackerSettings | None = None, following: Following | None = None) -> None:
+    def __init__(self, network, settings: TrackerSettings | None = None, following: Following | None = None,
+                 grounder=None) -> None:
         self.settings = settings or TrackerSettings()
+        self._grounder = grounder
         self._looker = Looker(network)
         self.following = following or (OSTRACK_FOLLOWING if self._looker.as_ostrack else Following())
         self._target = Target()
@@ -123,6 +128,10 @@ class Tracker:
         self._misses = 0
         self._clock = 0.0
         self._frames_searched = 0
+
+    def _proposer(self, text: str):
+        """What proposes boxes for a sentence in a frame; None without a grounder or a sentence."""
+        return partial(self._grounder.ground, text=text) if self._grounder is not None and text else None
 
     def warm_up(self) -> None:
         """Run every part of the network once, so that the first frame is as fast as the next."""
@@ -162,7 +171,7 @@ class Tracker:
         self._words = words
         target_id = self._target.target_id + 1
         if box is None:
-            self._search = TextSearch(self._looker, words)
+            self._search = TextSearch(self._looker, words, self._proposer(text))
             self._target = Target(State.SEARCHING, None, 0.0, target_id, text)
         else:
             self._adopt(template, box)
@@ -188,9 +197,10 @@ class Tracker:
         if old.text and self.network.listens:
             words = self._words
             self._forget()
-            self._words, self._search = words, TextSearch(self._looker, words)
+            self._words, self._search = words, TextSearch(self._looker, words, self._proposer(old.text))
         else:
-            self._search = AppearanceSearch(self._looker, self._template, self._words, self._box)
+            self._search = AppearanceSearch(self._looker, self._template, self._words, self._box,
+                                            self._proposer(old.text))
             self._frames_searched = 0
         self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
         return self._target
@@ -282,7 +292,8 @@ class Tracker:
             if self._below_since is None:
                 self._below_since = now
             if now - self._below_since >= settings.lost_after_s:
-                self._search = AppearanceSearch(self._looker, self._template, self._words, self._box)
+                self._search = AppearanceSearch(self._looker, self._template, self._words, self._box,
+                                                self._proposer(old.text))
                 self._frames_searched = 0
                 return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
