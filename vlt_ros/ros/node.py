@@ -41,7 +41,7 @@ from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # g
 from vlt_ros.ros.detections import Detections
 from vlt_ros.ros.images import ImageError, to_bgr
 from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, RecentFrames
-from vlt_ros.ros.messages import box_of, diagnostic, target_message
+from vlt_ros.ros.messages import STATE_NAMES, box_of, diagnostic, target_message
 from vlt_ros.ros.parameters import Parameters, ParameterServer
 from vlt_ros.ros.position import TargetPosition
 
@@ -59,8 +59,6 @@ WATCHDOG_PERIOD_S = 0.05
 WARN_EVERY_S = 5.0
 # What keeps images from being answered.
 SILENT, UNUSABLE, STUCK = "silent", "unusable", "stuck"
-STATE_NAMES = {getattr(Target, name): name
-               for name in ("IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST", "INPUT_TIMEOUT")}
 
 
 def _transition(failure: TransitionCallbackReturn) -> Callable:
@@ -581,7 +579,8 @@ class VltTracker(LifecycleNode):
             "ok" if network else "not configured"))
         if self._tracker is not None:
             target = self._tracker.target
-            status.append(diagnostic(f"{name}: target", where, [], {
+            problems = [(warn, more.problem) for more in self._more_inputs if getattr(more, "problem", "")]
+            status.append(diagnostic(f"{name}: target", where, problems, {
                 "state": target.state.name, "confidence": f"{target.confidence:.3f}", "id": target.target_id,
                 "text": target.text, "command": self._command[1] or "ok"}, target.state.name))
         array = DiagnosticArray(status=status)

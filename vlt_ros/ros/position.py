@@ -56,6 +56,9 @@ class TargetPosition:
         depth_scale: metres in one unit of 16UC1.
         target_frame: TF frame to publish in; empty: the image's own.
         sync_slop_s: asked for the largest difference of the stamps of an image and its depth [s].
+
+    Attributes:
+        problem: why the newest tracked target has no position; empty when there is nothing to say.
     """
 
     def __init__(self, node: LifecycleNode, depth_scale: float, target_frame: str,
@@ -63,6 +66,7 @@ class TargetPosition:
         self._node, self._scale, self._frame, self._slop = node, depth_scale, target_frame, sync_slop_s
         self._handed_over: deque[tuple[msg.Target, float]] = deque(maxlen=MOST_WAITING)    # with its arrival [s]
         self._waiting: list[tuple[msg.Target, float]] = []
+        self.problem = ""
         self._depths = RecentFrames(RECENT_DEPTH_BYTES)
         self._info: CameraInfo | None = None
         self._inputs: list[Any] = []
@@ -108,7 +112,7 @@ class TargetPosition:
         self._stop_listening()
         self._handed_over.clear()
         self._forget()
-        self._info = None
+        self._info, self.problem = None, ""
 
     def publish(self, target: msg.Target, image: np.ndarray) -> None:
         """Hand a target over to the executor; for the inference thread."""
@@ -144,6 +148,8 @@ class TargetPosition:
             self._newest = stamp
             if target.state == msg.Target.TRACKING:
                 self._waiting.append((target, arrival))
+            else:
+                self.problem = ""
         waiting, self._waiting = self._waiting, []
         for target, arrival in reversed(waiting):
             may_wait = time.monotonic() - arrival <= WAIT_S
@@ -154,8 +160,10 @@ class TargetPosition:
                 if may_wait and isinstance(error, _NotYet):
                     self._waiting.insert(0, (target, arrival))
                 else:
-                    self._node.get_logger().warning(f"no target_pose: {error}", throttle_duration_sec=WARN_EVERY_S)
+                    self.problem = f"no target_pose: {error}"
+                    self._node.get_logger().warning(self.problem, throttle_duration_sec=WARN_EVERY_S)
             else:
+                self.problem = ""
                 self._send(target, extent, translation, rotation)
                 return
 
