@@ -241,21 +241,26 @@ def test_pose_in_target_frame_by_the_transform_at_the_images_stamp(session):
     moving = robot.node.create_publisher(TFMessage, "/tf", 100)
     static.publish(TFMessage(transforms=[
         transform("camera_optical_frame", "base_link", MOUNT[:, 3], MOUNT_QUATERNION)]))
-    # The base drives one metre a second along odom's x, so the latest transform would be wrong by metres.
+    # The base drives one metre a second along odom's x, and TF is seconds ahead: the latest would be metres wrong.
     start = robot._second
-    drive = TFMessage(transforms=[transform("base_link", "odom", (metres, 0.0, 0.0), second=start + metres)
-                                  for metres in range(41)])
+
+    def drive() -> None:
+        now = robot._second
+        moving.publish(TFMessage(transforms=[
+            transform("base_link", "odom", (second - start, 0.0, 0.0), second=second)
+            for second in range(now - 3, now + 6)]))
+
     robot.wait_for_subscriber(moving)
-    robot.node.create_timer(0.5, lambda: moving.publish(drive))      # a subscriber just found may miss the first
+    driving = robot.node.create_timer(0.1, drive)
     target, pose = robot.place()
     assert pose.header.frame_id == "odom" and pose.header.stamp == target.header.stamp
     travelled = target.header.stamp.sec + target.header.stamp.nanosec * 1e-9 - start
-    assert 0 < travelled < 40
     place = MOUNT @ np.append(expected(target), 1.0) + [travelled, 0.0, 0.0]
     found = pose.pose.position
     assert (found.x, found.y, found.z) == pytest.approx(tuple(place), abs=0.01)
     # Beyond the last transform there is none to take.
-    robot._second = start + 100
+    robot.node.destroy_timer(driving)
+    robot._second += 100
     last = robot.see(plane())
     robot.wait(lambda: missing in robot.diagnostics["target"][1], what=missing)
     assert last.header.stamp.sec not in robot.poses
