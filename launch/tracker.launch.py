@@ -36,6 +36,13 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("device", default_value="", description="auto, cpu or cuda:N"),
         DeclareLaunchArgument("initial_command", default_value="",
                               description="What to follow from the start, for example 'the red mug'"),
+        DeclareLaunchArgument("use_depth", default_value="", choices=["", "true", "false"],
+                              description="Publish target_pose and target_3d, see tracker_depth.launch.py"),
+        DeclareLaunchArgument("depth_topic", default_value="depth",
+                              description="Depth registered to the colour image"),
+        DeclareLaunchArgument("camera_info_topic", default_value="camera_info", description="The colour camera's"),
+        DeclareLaunchArgument("target_frame", default_value="",
+                              description="TF frame of target_pose; empty: the camera's optical frame"),
         # Never empty, so these two always go before the file.
         DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
                               description="Configure and activate at once; false under a lifecycle manager"),
@@ -47,11 +54,13 @@ def generate_launch_description() -> LaunchDescription:
                               description="debug, info, warn, error or fatal"),
     ]
 
-    def if_given(name: str) -> dict:
+    def if_given(name: str, kind: type = str) -> dict:
         # An argument left empty sets a parameter that no node declares, so that the file's value stays.
         given = NotEqualsSubstitution(LaunchConfiguration(name), "")
-        # As text whatever it looks like: a command such as "7" is no number.
-        value = ParameterValue(LaunchConfiguration(name), value_type=str)
+        # As text whatever it looks like: a command such as "7" is no number. Empty is no truth value.
+        given_value = LaunchConfiguration(name)
+        value = ParameterValue(given_value if kind is str else IfElseSubstitution(given, given_value, "false"),
+                               value_type=kind)
         return {(IfElseSubstitution(given, name, f"not_given.{name}"),): value}
 
     def always(name: str) -> dict:
@@ -62,10 +71,13 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration("namespace"),
         parameters=[LaunchConfiguration("params_file"),
                     if_given("image_transport"), if_given("model"), if_given("weights"), if_given("device"),
+                    if_given("use_depth", bool), if_given("target_frame"),
                     # The node starts itself, so autostart works with every launch_ros, and without one.
                     if_given("initial_command"), always("autostart"), always("use_sim_time")],
         remappings=[("image", LaunchConfiguration("image_topic")),
-                    ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"])],
+                    ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"]),
+                    ("depth", LaunchConfiguration("depth_topic")),
+                    ("camera_info", LaunchConfiguration("camera_info_topic"))],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         respawn=LaunchConfiguration("use_respawn"), respawn_delay=2.0,
         output="screen", emulate_tty=True)

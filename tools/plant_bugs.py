@@ -102,6 +102,13 @@ BUGS = [
     Bug("no download at start", "vlt_ros/networks/text.py", "from __future__ import annotations\n",
         "from __future__ import annotations\n\nimport socket\n\nsocket.create_connection((\"192.0.2.1\", 80), 1)\n",
         f"{WORLD}::test_shipped_weights_start_without_any_network"),
+    Bug("zero is no depth", "vlt_ros/ros/depth.py", "(inner > 0)", "(inner >= 0)", "tests/ros/test_ros_depth.py"),
+    Bug("depth of another time is not used", "vlt_ros/ros/position.py", ") > slop:", ") > 100 + slop:",
+        "tests/ros/test_ros_position.py"),
+    Bug("the servo stops on silence", "vlt_ros/ros/control.py", "if now - self._heard > settings.target_timeout_s:",
+        "if False:", "tests/ros/test_ros_control.py"),
+    Bug("the servo stands when the target is lost", "vlt_ros/ros/control.py",
+        'if self._state not in ("TRACKING", "UNCERTAIN"):', "if False:", "tests/tracker/test_servo.py"),
 ]
 
 

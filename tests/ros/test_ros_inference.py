@@ -150,3 +150,18 @@ def test_recent_frames_are_bounded_in_bytes_and_found_by_their_exact_stamp():
     assert len(recent) == 2
     recent.clear()
     assert recent.newest() is None
+
+
+def test_frames_around_a_stamp():
+    recent = RecentFrames(max_bytes=1000)
+    assert recent.around(SimpleNamespace(sec=3, nanosec=5)) == (None, None)
+    for second in (2, 4, 3):        # as they came
+        recent.add(frame(second))
+
+    def seconds(sec: int, nanosec: int) -> tuple:
+        return tuple(one and one.message.header.stamp.sec for one in recent.around(
+            SimpleNamespace(sec=sec, nanosec=nanosec)))
+
+    assert seconds(3, 5) == (3, 3)          # the very stamp
+    assert seconds(3, 6) == (3, 4) and seconds(3, 4) == (2, 3)
+    assert seconds(1, 0) == (None, 2) and seconds(9, 0) == (4, None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vlt_ros.ros.parameters import Parameters  # noqa: E402
 from vlt_ros.tracker import State, TrackerSettings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
+ROS_OWN = {"use_sim_time", "start_type_description_service"}      # parameters of every node
 
 
 def test_configuration_file_holds_every_parameter_with_its_default():
@@ -27,6 +29,27 @@ def test_configuration_file_holds_every_parameter_with_its_default():
     defaults = {spec.name: spec.default for spec in fields(Parameters)}
     assert written == defaults
     assert {name: type(value) for name, value in written.items()} == {n: type(v) for n, v in defaults.items()}
+
+
+def test_servo_file_holds_every_parameter_with_its_default(ros):
+    from vlt_ros.ros.servo import VltServo
+
+    written = yaml.safe_load((ROOT / "config" / "servo.yaml").read_text())["/**"]["ros__parameters"]
+    node = VltServo()
+    try:
+        names = set(node.list_parameters([], 0).result.names) - ROS_OWN
+        assert written == {name: node.get_parameter(name).value for name in names}
+    finally:
+        node.destroy_node()
+
+
+def test_nav2_files_follow_the_topic_that_the_node_publishes():
+    tree = ElementTree.parse(ROOT / "config" / "nav2_follow_target.xml").getroot()
+    (follow,) = tree.iter("FollowObject")
+    assert follow.get("pose_topic") == "target_pose" and tree.get("BTCPP_format") == "4"
+    file = yaml.safe_load((ROOT / "config" / "nav2_following.yaml").read_text())
+    managed = file["lifecycle_manager_following"]["ros__parameters"]["node_names"]
+    assert managed == ["following_server"] and "following_server" in file
 
 
 def test_tracker_and_node_have_the_same_defaults():
@@ -47,7 +70,8 @@ def test_launch_file_sets_only_parameters_that_exist():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"
     }
-    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level"}
+    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level",
+              "depth_topic", "camera_info_topic"}
     assert arguments - others <= {spec.name for spec in fields(Parameters)}
 
 

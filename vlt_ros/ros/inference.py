@@ -76,6 +76,14 @@ class RecentFrames:
         with self._lock:
             return self._frames.get((stamp.sec, stamp.nanosec))
 
+    def around(self, stamp: Any) -> tuple[Frame | None, Frame | None]:
+        """The last image not after this stamp and the first not before it: twice the same where one has it."""
+        wanted = (stamp.sec, stamp.nanosec)
+        with self._lock:
+            before = max((key for key in self._frames if key <= wanted), default=None)
+            after = min((key for key in self._frames if key >= wanted), default=None)
+            return self._frames.get(before), self._frames.get(after)    # type: ignore[arg-type]
+
     def newest(self) -> Frame | None:
         """The image that came last."""
         with self._lock:

@@ -15,6 +15,9 @@ from vlt_ros import msg
 if TYPE_CHECKING:
     from vlt_ros.tracker import Target
 
+STATE_NAMES = {getattr(msg.Target, name): name
+               for name in ("IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST", "INPUT_TIMEOUT")}
+
 
 def target_message(target: Target, header: Header, size: tuple[int, int], latency_ms: float,
                    command_result: int, reason: str, state: int | None = None) -> msg.Target:

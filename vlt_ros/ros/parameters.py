@@ -57,6 +57,13 @@ class Parameters:
         "synchronised clocks)", runtime=True, low=0.0, high=3600.0)
     inference_timeout_s: float = _parameter(5.0, "Time for one image or command after which the network counts "
                                             "as stuck [s]", runtime=True, low=0.1, high=3600.0)
+    use_depth: bool = _parameter(False, "Publish `target_pose` and `target_3d` from `depth`, which must be registered "
+                                 "to the colour image, and `camera_info`")
+    depth_scale: float = _parameter(0.001, "Metres in one unit of a 16UC1 depth image (32FC1 is in metres)",
+                                    low=1e-6, high=1.0)
+    target_frame: str = _parameter("", "TF frame of `target_pose` and `target_3d`; empty: the camera's optical frame")
+    sync_slop_s: float = _parameter(0.05, "Largest difference of the stamps of an image and its depth [s]",
+                                    runtime=True, low=0.0, high=10.0)
 
     def problem(self) -> str:
         """What is wrong with these values together, with what to do; empty when nothing is."""

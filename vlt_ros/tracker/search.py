@@ -58,7 +58,7 @@ def search_levels(width: int, height: int, input_size: int) -> list[list[Window]
     return levels
 
 
-def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, template: Tensor | None,
+def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, template: Template | None,
                     words: Words) -> list[Sighting]:
     """What the network sees where a grounder proposes something, surest first.
 
