@@ -38,6 +38,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
 from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # generated, in the ament prefix
+from vlt_ros.ros.debug_image import DebugImage
 from vlt_ros.ros.images import ImageError, to_bgr
 from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, RecentFrames
 from vlt_ros.ros.messages import box_of, diagnostic, target_message
@@ -95,6 +96,8 @@ class VltTracker(LifecycleNode):
         self._tracker: Tracker | None = None         # made by configure
         self._thread: InferenceThread | None = None  # runs while active
         self._inputs: list[Subscription] = []
+        self._outputs: list = []                     # beside target and status; made by configure
+        self._more_inputs: list = []                 # beside images and commands; made by configure
         self._watchdog: Timer | None = None
         self._parameter_server = ParameterServer(self, is_configured=lambda: self._tracker is not None,
                                                  on_change=self._parameters_changed)
@@ -145,6 +148,7 @@ class VltTracker(LifecycleNode):
         self._network, self._tracker = network, tracker
         self._command, self.failure = (Target.COMMAND_NONE, ""), ""
         self._last_status = self._last_state = None
+        self._outputs.append(DebugImage(self, rate_hz=lambda: self.parameters.debug_rate_hz))
 
     @_transition(TransitionCallbackReturn.FAILURE)
     def on_activate(self, state: LifecycleState) -> None:
@@ -215,6 +219,8 @@ class VltTracker(LifecycleNode):
         self._inputs.append(self.create_subscription(String, "command", self._on_command, RELIABLE))
         self._inputs.append(self.create_subscription(TargetCommand, "target_command", self._on_target_command,
                                                      RELIABLE))
+        for more in self._more_inputs:
+            more.subscribe()
         self._watchdog = self.create_timer(WATCHDOG_PERIOD_S, self._watch, clock=self._steady)
 
     def _stop_input(self) -> None:
@@ -223,6 +229,8 @@ class VltTracker(LifecycleNode):
             return
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
+        for more in self._more_inputs:
+            more.unsubscribe()
         if self._watchdog is not None:
             self.destroy_timer(self._watchdog)
         self._inputs, self._watchdog = [], None
@@ -244,6 +252,9 @@ class VltTracker(LifecycleNode):
         self.destroy_publisher(self._status_publisher)
         for service in self._own_services:
             self.destroy_service(service)
+        for output in self._outputs:
+            output.destroy()
+        self._outputs, self._more_inputs = [], []
 
     # Executor's callbacks: they hand over to the inference thread
 
@@ -368,7 +379,9 @@ class VltTracker(LifecycleNode):
         self._header, self._size, self._instead = header, (image.shape[1], image.shape[0]), None
         self._unusable = None
         latency = (time.monotonic() - frame.arrival) * 1e3
-        self._publish(latency, answers_image=True)
+        message = self._publish(latency, answers_image=True)
+        for output in self._outputs:
+            output.publish(message, image)
         self._counters.processed += 1
         self._counters.latencies.append(latency)
         self._out_of_memory = False
@@ -485,12 +498,15 @@ class VltTracker(LifecycleNode):
 
     # What goes out
 
-    def _publish(self, latency_ms: float = 0.0, *, answers_image: bool = False) -> None:
+    def _publish(self, latency_ms: float = 0.0, *, answers_image: bool = False) -> Target:
         """The one place that sends a target: about the image it was last seen or searched in, never another.
 
         Args:
             latency_ms: since that image's arrival.
             answers_image: send it on `target` too, for a controller; else only on `status`, if it is news.
+
+        Returns:
+            The message.
         """
         with self._publishing:
             result, reason = self._command
@@ -506,6 +522,7 @@ class VltTracker(LifecycleNode):
             if message.state != self._last_state:
                 self._log_state(message, instead)
                 self._last_state = message.state
+        return message
 
     def _log_state(self, message: Target, reason: str) -> None:
         """One line for a change of state."""

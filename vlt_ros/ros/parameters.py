@@ -55,6 +55,8 @@ class Parameters:
         "synchronised clocks)", runtime=True, low=0.0, high=3600.0)
     inference_timeout_s: float = _parameter(5.0, "Time for one image or command after which the network counts "
                                             "as stuck [s]", runtime=True, low=0.1, high=3600.0)
+    debug_rate_hz: float = _parameter(10.0, "Most images a second on `debug_image`, drawn only while somebody "
+                                      "subscribes; 0: none", runtime=True, low=0.0, high=1000.0)
 
     def problem(self) -> str:
         """What is wrong with these values together, with what to do; empty when nothing is."""
