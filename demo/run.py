@@ -68,32 +68,16 @@ def read_images(bag: Path) -> list[Image]:
     return images
 
 
-@dataclass
-class Shown:
-    """What is drawn on a frame: as the tracker's Target, with a state that only has a name."""
-
-    name: str
-    box: tuple[float, float, float, float] | None
-    confidence: float
-    text: str
-
-    @property
-    def state(self) -> Shown:
-        return self
-
-
 def write_results(out: Path, images: list[Image], sent: dict[int, int], received: list, text: str) -> dict:
     """Write the files named at the top and return demo.json's content."""
     import cv2
     from vlt_ros.msg import Target
 
-    from vlt_ros.media import ContactSheet, VideoFile, annotate, save_image
+    from vlt_ros.media import ContactSheet, Shown, VideoFile, annotate, save_image
 
-    names = {value: name for name, value in (
-        (name, getattr(Target, name)) for name in ("IDLE", "SEARCHING", "TRACKING", "UNCERTAIN", "LOST"))}
     # INPUT_TIMEOUT is about the silence before and after the images, not about one of them.
     answers = {header_stamp_ns(m): (arrived, m) for arrived, m in received
-               if header_stamp_ns(m) in sent and m.state in names}
+               if header_stamp_ns(m) in sent and m.state != Target.INPUT_TIMEOUT}
     span = (images[-1].time_ns - images[0].time_ns) * 1e-9
     fps = (len(images) - 1) / span if span > 0 else 10.0
     sheet, rows = ContactSheet(count=12, columns=4), []
@@ -105,12 +89,9 @@ def write_results(out: Path, images: list[Image], sent: dict[int, int], received
             latency_ms, shown = None, Shown("DROPPED", None, 0.0, text)
             if image.stamp_ns in answers:
                 arrived, m = answers[image.stamp_ns]
-                box = None
-                if m.state in (Target.TRACKING, Target.UNCERTAIN):
-                    box = (m.box.x, m.box.y, m.box.width, m.box.height)
-                latency_ms, shown = m.latency_ms, Shown(names[m.state], box, m.confidence, m.text)
+                latency_ms, shown = m.latency_ms, Shown.of(m)
                 row = {"frame": number, "stamp": image.stamp_ns * 1e-9, "state": shown.name,
-                       "box": None if box is None else [round(v, 2) for v in box],
+                       "box": None if shown.box is None else [round(v, 2) for v in shown.box],
                        "confidence": round(m.confidence, 4), "target_id": m.target_id,
                        "latency_ms": round(latency_ms, 2),
                        "end_to_end_ms": round((arrived - sent[image.stamp_ns]) * 1e-6, 2)}

@@ -12,7 +12,7 @@ from launch.substitutions import (
     NotEqualsSubstitution,
     PathJoinSubstitution,
 )
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
@@ -52,6 +52,8 @@ def generate_launch_description() -> LaunchDescription:
                               description="Start the process again if it dies"),
         DeclareLaunchArgument("log_level", default_value="info",
                               description="debug, info, warn, error or fatal"),
+        DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"],
+                              description="Open RViz with debug_image; needs the package rviz2"),
     ]
 
     def if_given(name: str, kind: type = str) -> dict:
@@ -82,6 +84,13 @@ def generate_launch_description() -> LaunchDescription:
         respawn=LaunchConfiguration("use_respawn"), respawn_delay=2.0,
         output="screen", emulate_tty=True)
 
+    # The file's topics are absolute; here they become the namespace's.
+    rviz = Node(
+        package="rviz2", executable="rviz2", name="rviz", namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", PathJoinSubstitution([config, "vlt_ros.rviz"])],
+        remappings=[("/debug_image", "debug_image"), ("/clicked_point", "clicked_point")],
+        condition=IfCondition(LaunchConfiguration("rviz")), output="screen")
+
     return LaunchDescription([
         *arguments,
         # Large images over shared memory; the camera's process needs the profile as well (see the file).
@@ -89,4 +98,5 @@ def generate_launch_description() -> LaunchDescription:
         SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile, condition=IfCondition(on_jazzy)),
         SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile, condition=UnlessCondition(on_jazzy)),
         node,
+        rviz,
     ])

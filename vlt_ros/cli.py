@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, score, bag, train, label, models. What is heavy is imported inside of them."""
+"""The command ``vlt``: track, evaluate, score, bag, view, train, label, models.
+
+Everything heavy is imported inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -130,8 +133,11 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/track"), show_default=True,
               help="Folder for track.jsonl and track.mp4.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--show", is_flag=True,
+              help="Show every frame in a window (q ends it); without a screen, write OUT/view.html for the browser.")
 def track(source: str, text: str, box: tuple[float, ...] | None, model: str | None, weights: Path | None,
-          device: str, precision: str, grounder: str, out: Path, max_frames: int | None) -> None:
+          device: str, precision: str, grounder: str, out: Path, max_frames: int | None,
+          show: bool) -> None:
     """Follow a target through SOURCE: a video file, a folder of images, or a camera (0 or /dev/video0).
 
     Writes OUT/track.jsonl, one line a frame (frame, state, box [x,y,w,h] in pixels or null, confidence,
@@ -167,6 +173,7 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
                          ) from error
     total = min(filter(None, (frames.length, max_frames)), default=None)
     count = seen = 0
+    window, clip = _open_window(f"vlt track: {text or 'box'}", out / "view.html") if show else (None, None)
     with lines, VideoFile(out / "track.mp4", frames.fps) as film, tqdm(total=total, unit="frame") as bar:
         try:
             for frame in itertools.chain((first,), stream):
@@ -176,15 +183,22 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
                     target = tracker.track(frame.image, frame.stamp)
                 latency_ms = 1000 * (time.perf_counter() - began)
                 lines.write(json.dumps(target.record(frame.index, latency_ms)) + "\n")
-                film.write(annotate(frame.image, target, latency_ms))
+                drawn = annotate(frame.image, target, latency_ms)
+                film.write(drawn)
+                if window is not None:
+                    window.show(drawn)
+                elif clip is not None:
+                    clip.add(frame.image, target, frame.stamp, round(latency_ms, 1))
                 count += 1
                 seen += target.state in (State.TRACKING, State.UNCERTAIN)
                 bar.update()
                 bar.set_postfix_str(target.state.name, refresh=False)
-                if count == max_frames:
+                if count == max_frames or (window is not None and window.closed):
                     break
         except KeyboardInterrupt:
             click.echo("stopped; what was tracked so far is kept", err=True)
+    if clip is not None:
+        clip.write_page(out / "view.html", f"{source}: {text or 'box'}")
     skipped = f", {frames.skipped} unreadable" if frames.skipped else ""
     click.echo(f"{count} frames, target in {seen}{skipped}; "
                f"see {out / 'track.jsonl'} and {out / 'track.mp4'}")
@@ -310,6 +324,44 @@ def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, 
     click.echo(f"{report['frames']} images, target tracked in {report['tracked_fraction']:.0%}, {report['dropped']} "
                f"dropped, {report['unreadable']} unreadable; see {out / 'report.json'}, {out / 'track.jsonl'} and "
                f"{out / 'bag'}")
+
+
+@main.command()
+@click.argument("path", metavar="BAG", type=click.Path(path_type=Path))
+@click.option("--image-topic", metavar="TOPIC", help="Topic of images; without it, the first that has some.")
+@click.option("--target-topic", metavar="TOPIC", help="Topic of targets; without it, the first that has some.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write an HTML page there in place of opening a window.")
+def view(path: Path, image_topic: str | None, target_topic: str | None, out: Path | None) -> None:
+    """Go through the images of BAG with their targets drawn in: what a robot recorded, or OUT/bag of `vlt bag`.
+
+    In the window space pauses, a and d step, the bar seeks, q ends. Without a screen it is a page for the browser,
+    out/view.html.
+    """
+    from vlt_ros.evaluation.view import read_clip
+    from vlt_ros.media import make_folder
+
+    clip, bag = read_clip(path, image_topic, target_topic)
+    title = f"vlt view: {path} {bag.topic}"
+    page = out or Path("out/view.html")
+    window = None if out else _open_window(title, page)[0]
+    if window is not None:
+        clip.play(window)
+        return
+    make_folder(page.parent)
+    clip.write_page(page, title)
+    left_out = f" ({len(clip.pictures)} of them on the page)" if clip.count > len(clip.pictures) else ""
+    click.echo(f"{clip.count} images{left_out}; open {page} in a browser")
+
+
+def _open_window(title: str, page: Path):
+    """A window and None; where there can be none, say so and give None and a clip for the page instead."""
+    from vlt_ros.media.clip import Clip, Window, why_no_window
+
+    if reason := why_no_window():
+        click.echo(f"no window: {reason}; writing {page} instead", err=True)
+        return None, Clip()
+    return Window(title), None
 
 
 def _say(report: dict, out: Path) -> None:

@@ -51,7 +51,7 @@ def test_every_other_camera_turns_left(root):
     right, left, again = leaving(read_sequences(root))
     assert (right.left, left.left, again.left) == (False, True, False)
     before = {one.name: one.boxes[60, 0] for one in (right, left)}
-    assert right.boxes[66, 0] < before["alpha"] and left.boxes[66, 0] > before["beta"], "what is seen goes the other way"
+    assert right.boxes[66, 0] < before["alpha"] and left.boxes[66, 0] > before["beta"], "things go the other way"
 
 
 def test_another_scene_to_turn_to_is_another_sequence(root):

@@ -43,7 +43,7 @@ class NodeProcess:
     """`vlt_tracker` as a robot runs it; its output goes to a file.
 
     Args:
-        namespace, log: its namespace, and the file for its output. parameters: of the node.
+        namespace, log: its namespace ("": as the program says), and the file for its output. parameters: of the node.
         program: what Python runs. before: a command that starts it. env: changes of the environment.
     """
 
@@ -57,7 +57,7 @@ class NodeProcess:
         env: dict[str, str] | None = None,
         **parameters: Any,
     ) -> None:
-        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+        arguments = ["--ros-args", *(["-r", f"__ns:={namespace}"] if namespace else [])]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
             arguments += ["-p", f"{name}:={text}"]

@@ -70,7 +70,7 @@ def test_launch_file_sets_only_parameters_that_exist():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"
     }
-    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level",
+    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level", "rviz",
               "depth_topic", "camera_info_topic"}
     assert arguments - others <= {spec.name for spec in fields(Parameters)}
 

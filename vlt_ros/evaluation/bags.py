@@ -75,6 +75,9 @@ class BagImage:
 class Bag:
     """A rosbag2 folder (or one .mcap or .db3 file) and the topic of its images, to iterate over in order of recording.
 
+    Args:
+        path: see above. topic: of the images; None takes the first that has any.
+
     Attributes:
         path: the bag. topic, type: of its images. length: number of images that the bag says it has.
 
@@ -83,7 +86,7 @@ class Bag:
             where the damage is.
     """
 
-    def __init__(self, path: str | Path, topic: str) -> None:
+    def __init__(self, path: str | Path, topic: str | None) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file() or not self.path.exists():
             raise BagError(f"{self.path} is no rosbag2 folder (no metadata.yaml in it); give the folder of a bag, "
@@ -93,6 +96,10 @@ class Bag:
             for connection in reader.connections:
                 _, count = self._topics.get(connection.topic, ("", 0))
                 self._topics[connection.topic] = connection.msgtype, count + connection.msgcount
+        if topic is None:
+            # Not the one with boxes drawn in, where there is another.
+            topics = sorted(self._of(IMAGE_TYPES), key=PICTURE_TOPIC.__eq__)
+            topic = topics[0] if topics else "of images"
         self.topic = self.find(topic)
         if self.topic is None:
             there = ", ".join(name for name, (kind, _) in self._topics.items() if kind in IMAGE_TYPES)
@@ -103,6 +110,10 @@ class Bag:
                            "sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage with --image-topic")
         if not self.length:
             raise BagError(f"{self.topic} of {self.path} has no messages; give a topic that was recorded")
+
+    def _of(self, kinds: tuple[str, ...]) -> list[str]:
+        """Topics of some types with messages on them."""
+        return [name for name, (kind, count) in self._topics.items() if kind in kinds and count]
 
     def find(self, topic: str) -> str | None:
         """The topic of that name, with or without its leading slash; None where there is none."""
@@ -130,6 +141,24 @@ class Bag:
             box = message.box
             boxes[stamp_ns(message)] = box.x, box.y, box.width, box.height
         return boxes
+
+    def targets(self, topic: str | None = None) -> dict[int, Any]:
+        """vlt_ros/msg/Target messages by their header stamps in ns.
+
+        Args:
+            topic: theirs; None takes the first that has any, /status last: it has changes alone.
+
+        Raises:
+            BagError: there are none.
+        """
+        there = sorted(self._of(TRUTH_TYPES[1:]), key=lambda name: name.endswith("/status"))
+        name = self.find(topic) if topic else next(iter(there), None)
+        if name not in there:
+            where = f" on {topic}" if topic else ""
+            raise BagError(f"{self.path} has no vlt_ros/msg/Target messages{where} (topics with some: "
+                           f"{', '.join(there) or 'none'}); record /target beside the images, or let `vlt bag` follow "
+                           "something and view OUT/bag")
+        return {stamp_ns(message): message for _, _, message in self._messages(name)}
 
     def _messages(self, topic: str) -> Iterator[tuple[int, bytes, Any]]:
         store = message_types()

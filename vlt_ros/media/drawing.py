@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from vlt_ros.media.sources import quiet_opencv
 if TYPE_CHECKING:
     from vlt_ros.tracker import Target
 
+# In the order of the numbers in vlt_ros/msg/Target.
 STATE_COLOURS = {
     "IDLE": (160, 160, 160),
     "SEARCHING": (0, 200, 255),
@@ -29,7 +31,29 @@ TEXT_PART, MIN_TEXT_PIXELS = 1 / 30, 9
 MAX_SENTENCE_LINES = 2
 
 
-def annotate(image: np.ndarray, target: Target, latency_ms: float | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class Shown:
+    """What is drawn of a target: as the tracker's, with any name for its state. Box x, y, w, h in pixels or None."""
+
+    name: str
+    box: tuple[float, float, float, float] | None
+    confidence: float
+    text: str
+
+    @property
+    def state(self) -> Shown:
+        """Has the name, as an enumeration's member has."""
+        return self
+
+    @classmethod
+    def of(cls, message: Any) -> Shown:
+        """What a vlt_ros/msg/Target says, from rclpy or out of a bag."""
+        name = list(STATE_COLOURS)[message.state] if message.state < len(STATE_COLOURS) else str(message.state)
+        box = (message.box.x, message.box.y, message.box.width, message.box.height)
+        return cls(name, box if name in ("TRACKING", "UNCERTAIN") else None, message.confidence, message.text)
+
+
+def annotate(image: np.ndarray, target: Target | Shown, latency_ms: float | None = None) -> np.ndarray:
     """Draw the target's box, state, confidence bar and sentence on a copy of the image.
 
     Args:

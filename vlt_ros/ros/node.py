@@ -33,11 +33,14 @@ from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, Reliabilit
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
+from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
 from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # generated, in the ament prefix
+from vlt_ros.ros.cameras import Networks, node_arguments
+from vlt_ros.ros.debug_image import DebugImage
 from vlt_ros.ros.detections import Detections
 from vlt_ros.ros.images import ImageError, to_bgr
 from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, RecentFrames
@@ -57,6 +60,7 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 RECENT_FRAMES_BYTES = 64 << 20     # two seconds of VGA at 30 Hz; a box is drawn on an image of a moment ago
 WATCHDOG_PERIOD_S = 0.05
 WARN_EVERY_S = 5.0
+JOIN_TIMEOUT_S = 5.0
 # What keeps images from being answered.
 SILENT, UNUSABLE, STUCK = "silent", "unusable", "stuck"
 
@@ -90,8 +94,9 @@ class VltTracker(LifecycleNode):
     _trouble: tuple[str, str]                   # what keeps images from being answered, and why
     _last_status: tuple | None                  # as it was last published
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, networks: Networks | None = None, **kwargs) -> None:
         super().__init__("vlt_tracker", **kwargs)
+        self._networks = networks or Networks()
         self._tracker: Tracker | None = None         # made by configure
         self._thread: InferenceThread | None = None  # runs while active
         self._inputs: list[Subscription] = []
@@ -126,10 +131,10 @@ class VltTracker(LifecycleNode):
     @_transition(TransitionCallbackReturn.FAILURE)
     def on_configure(self, state: LifecycleState) -> None:
         """Load the network and warm it up; make publishers and services."""
-        from vlt_ros.networks import load_grounder, load_network
+        from vlt_ros.networks import load_grounder
         from vlt_ros.tracker import Tracker
 
-        values = self.parameters
+        values, load_network = self.parameters, self._networks.load
         if problem := values.problem():
             raise ValueError(problem)
         network = load_network(values.weights or None, model=values.model or None, device=values.device,
@@ -154,12 +159,13 @@ class VltTracker(LifecycleNode):
                                       sync_slop_s=lambda: self.parameters.sync_slop_s)
             self._outputs.append(position)
             self._more_inputs.append(position)
+        self._outputs.append(DebugImage(self, rate_hz=lambda: self.parameters.debug_rate_hz))
 
     @_transition(TransitionCallbackReturn.FAILURE)
     def on_activate(self, state: LifecycleState) -> None:
         """Subscribe and start the inference thread."""
         values = self.parameters
-        self._network.to(self._network.device)
+        self._networks.enter(self._network)
         if self._grounder is not None:
             self._grounder.to(self._network.device)
         self._counters = Counters()
@@ -191,7 +197,7 @@ class VltTracker(LifecycleNode):
         self._instead = (Target.IDLE, "the node was deactivated")
         self._publish()
         if self.parameters.release_device_on_deactivate:
-            self._network.to("cpu")
+            self._networks.free_device(self._network)
             if self._grounder is not None:
                 self._grounder.to("cpu")
             _free_device_memory()
@@ -244,6 +250,7 @@ class VltTracker(LifecycleNode):
             self.destroy_timer(self._watchdog)
         self._inputs, self._watchdog = [], None
         thread, self._thread = self._thread, None
+        self._networks.leave(self._network)
         self._recent.clear()
         limit = self.parameters.inference_timeout_s
         since = thread.busy_since
@@ -693,21 +700,30 @@ def _spin(executor: SingleThreadedExecutor, node: VltTracker) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the node, or one for each of ``--cameras``, until SIGINT or SIGTERM.
 
     Returns:
         0, or 2 when the arguments cannot be read, or a parameter given at start has a wrong type or is out of
         its range.
     """
-    node = None
+    nodes: list[VltTracker] = []
+    threads: list[threading.Thread] = []
     try:
         _init(args)
-        node = VltTracker()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.parameters.autostart:
-            node.autostart()
-        _spin(executor, node)
+        networks = Networks()
+        for names in node_arguments(remove_ros_args(args)[1:]):
+            nodes.append(VltTracker(networks, **names))
+        for node in nodes:
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            if node.parameters.autostart:
+                node.autostart()
+            if node is nodes[-1]:
+                _spin(executor, node)
+            else:
+                # A thread for each camera: one that waits for a stuck network does not hold the others up.
+                threads.append(threading.Thread(target=_spin, args=(executor, node), daemon=True))
+                threads[-1].start()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -718,13 +734,13 @@ def main(args: list[str] | None = None) -> int:
         return 2
     finally:
         # A second SIGINT may arrive in here: what is left then goes with the process.
-        try:
-            if node is not None:
+        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+            for thread in threads:
+                thread.join(JOIN_TIMEOUT_S)
+            for node in nodes:
                 node.stop()
                 node.destroy_node()
             rclpy.try_shutdown()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
     return 0
 
 

@@ -64,6 +64,8 @@ class Parameters:
     target_frame: str = _parameter("", "TF frame of `target_pose` and `target_3d`; empty: the camera's optical frame")
     sync_slop_s: float = _parameter(0.05, "Largest difference of the stamps of an image and its depth [s]",
                                     runtime=True, low=0.0, high=10.0)
+    debug_rate_hz: float = _parameter(10.0, "Most images a second on `debug_image`, drawn only while somebody "
+                                      "subscribes; 0: none", runtime=True, low=0.0, high=1000.0)
 
     def problem(self) -> str:
         """What is wrong with these values together, with what to do; empty when nothing is."""

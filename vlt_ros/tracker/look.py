@@ -93,7 +93,7 @@ class Looker:
         with torch.inference_mode():
             maps = (self.network.ground(search, *words) if template is None
                     else self.network.track(search, template.tokens, words.fused))
-            return Maps(*(m.cpu() for m in maps[:3]), maps.tokens)
+            return Maps(maps.score.cpu(), maps.offset.cpu(), maps.size.cpu(), maps.tokens)
 
     def look(self, image: np.ndarray, window: Window, template: Template | None, words: Words,
              centre_weight: float = 0.0) -> Sighting:
