@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, score, bag, train, models. Everything heavy is imported inside the commands."""
+"""The command ``vlt``: track, evaluate, score, bag, train, benchmark, models. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -314,6 +314,32 @@ def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[st
 
     name = f"{config.stem}_{model}" if model else config.stem
     run(config, out or Path("out/train") / name, resume, dict(datasets), model)
+
+
+@main.command()
+@click.option("--model", help="Network configuration, see `vlt models`; one without shipped weights gets random ones.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file in their place.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N", help="Where it runs.")
+@click.option("--quick", is_flag=True, help="A minute or two in place of five or more.")
+@click.option("--node", is_flag=True,
+              help="The node too, in processes of its own before cameras of 30 and 60 Hz: age of the target, drops, "
+                   "the node's own cost, memory, start.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/benchmark"), show_default=True,
+              help="Folder for benchmark.json and benchmark.png.")
+def benchmark(model: str | None, weights: Path | None, device: str, quick: bool, node: bool, out: Path) -> None:
+    """Measure how fast the network is on this machine, in every runtime and precision it has.
+
+    Beside it, in the same run and turn about: the network as research code runs it, a tracker without language of the
+    same blocks, OpenCV's CSRT and KCF, and matrix products, which say what the machine can do.
+    """
+    from vlt_ros.evaluation import benchmark as bench
+
+    if node:
+        # The node is in a session of its own: ended by SIGTERM, this process still has to stop it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    result = bench.benchmark(out, model=model, weights=weights, device=device, quick=quick, node=node)
+    click.echo(bench.table(result))
+    click.echo(f"see {out / 'benchmark.json'} and {out / 'benchmark.png'}")
 
 
 @main.command()

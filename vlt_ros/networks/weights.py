@@ -137,7 +137,8 @@ def read_network(path: str | Path, sha256: str = "") -> TrackingNetwork:
                                f"{config.name} needs {tuple(tensor.shape)}")
         if not torch.isfinite(tensors[name]).all():
             raise WeightsError(f"weights file {path}: tensor {name} holds NaN or infinity")
-    network.load_state_dict({name: tensors[name].float() for name in wanted}, strict=False)
+    # Copied one by one into float32: no second network in memory.
+    network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
     return network
 
 
