@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -32,18 +33,12 @@ from vlt_ros.networks import CONFIGS, DEFAULT_MODEL, Maps, WeightsError, describ
 from vlt_ros.networks.base import LanguageConfig, NetworkConfig
 from vlt_ros.networks.ostrack import OSTrackConfig
 from vlt_ros.networks.preprocess import normalise
+from vlt_ros.networks.runtimes import RUNTIMES, available
 from vlt_ros.networks.systems import build_network
 from vlt_ros.networks.weights import choose_device, read_network, save_network
 from vlt_ros.tracker import Tracker, TrackerSettings
 from vlt_ros.tracker.geometry import window_around
 from vlt_ros.tracker.look import Looker, Words
-
-RUNTIMES = ("eager",)
-
-
-def available(runtime):
-    return ""
-
 
 SENTENCE, OTHER_SENTENCE = "the person in the red jacket", "the dog on the left"
 FRAME = (1280, 720)
@@ -183,11 +178,11 @@ class Bench:
 
     def add_runtimes(self) -> None:
         """A row for every runtime, precision and batch; what cannot be had is in ``skipped`` with the reason."""
-        for runtime in RUNTIMES:
-            if reason := available(runtime):
+        for runtime, precisions in RUNTIMES.items():
+            if reason := available(runtime, self.device):
                 self._skip(runtime, "", reason)
                 continue
-            for precision in PRECISIONS[self.device.type]:
+            for precision in (one for one in precisions if one in PRECISIONS[self.device.type]):
                 try:
                     self._add_runtime(runtime, precision)
                 except Exception as error:      # of any library: this row is missing, the others are not
@@ -197,7 +192,7 @@ class Bench:
         self.skipped.append({"what": self.what, "runtime": runtime, "precision": precision, "reason": reason})
 
     def _add_runtime(self, runtime: str, precision: str) -> None:
-        network = load_network(self.path, device=str(self.device), precision=precision)
+        network = load_network(self.path, device=str(self.device), precision=precision, runtime=runtime)
         dtype = network.backbone.norm.weight.dtype
         bits = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}[precision]
         for batch in BATCHES if self.device.type == "cuda" else (1,):
@@ -263,7 +258,7 @@ def tracker_rows(network) -> list[Row]:
     settings = TrackerSettings(track_threshold=0.0, lost_threshold=0.0)
     tracker = Tracker(network, settings)
     tracker.start(SENTENCE if network.listens else "", pictures[0], boxes[0])
-    rows = [Row(f"{network.name} tracker, {size}", getattr(network, "runtime", "eager"), network.precision,
+    rows = [Row(f"{network.name} tracker, {size}", network.runtime, network.precision,
                 _frames(tracker, pictures))]
     side = network.config.search_grid
     maps = Maps(*(torch.full((1, channels, side, side), 0.5) for channels in (1, 2, 2)))
@@ -312,39 +307,45 @@ def benchmark(out: str | Path, *, model: str | None = None, weights: str | Path 
     if model is not None and model not in CONFIGS:
         raise WeightsError(f"model {model!r} is unknown: choose one of {', '.join(CONFIGS)}")
     chosen = choose_device(device)
-    out = make_folder(out)
     with tempfile.TemporaryDirectory(prefix="vlt_benchmark_") as folder:
         path = Path(weights) if weights else shipped_weights(model or DEFAULT_MODEL)
         config = read_network(path).config if path is not None else CONFIGS[model]
         if model is not None and config.name != model:
             raise WeightsError(f"weights file {path} is for model {config.name}, not {model}")
-        torch.manual_seed(0)
+        out = make_folder(out)
         if path is None:
-            path = Path(folder) / f"{config.name}.safetensors"
-            save_network(build_network(config), path)
-        ours = Bench(path, config.name, chosen)
-        ours.add_runtimes()
-        benches = [ours]
-        if isinstance(config, LanguageConfig):
-            baseline = Path(folder) / "vision_only.safetensors"
-            save_network(build_network(vision_only(config)), baseline)
-            benches.append(Bench(baseline, f"{config.name} vision only", chosen))
-            benches[-1].add_runtimes()
-        products = matrix_rows(chosen)
-        rows = [row for bench in benches for row in bench.rows]
-        rows += tracker_rows(load_network(path, device=device)) + products
-        synchronise = torch.cuda.synchronize if chosen.type == "cuda" else lambda: None
-        rounds = take_turns(rows, QUICK_SECONDS if quick else SECONDS, synchronise)
-        result = {"machine": machine(chosen), "model": config.name, "device": str(chosen), "rounds": rounds,
-                  "sensitivity": ours.sensitivity, "rows": numbers(rows, ours.rows[0], products),
-                  "skipped": [one for bench in benches for one in bench.skipped]}
-        result["figures"] = figures(result["rows"], config.name)
+            path = _random_weights(config, Path(folder))
+        result = _measure_networks(path, config, chosen, Path(folder), QUICK_SECONDS if quick else SECONDS)
         if node:
-            del rows, benches, ours
             result["node"] = measure_node(path, config, chosen, out, QUICK_NODE_SECONDS if quick else NODE_SECONDS)
     (out / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
     plot(result, out / "benchmark.png")
     return result
+
+
+def _random_weights(config: NetworkConfig, folder: Path) -> Path:
+    torch.manual_seed(0)
+    path = folder / f"{config.name}.safetensors"
+    save_network(build_network(config), path)
+    return path
+
+
+def _measure_networks(path: Path, config: NetworkConfig, device: torch.device, folder: Path, limit_s: float) -> dict:
+    # Compiled networks that will never come again are not for the user's cache.
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder)):
+        benches = [Bench(path, config.name, device)]
+        if isinstance(config, LanguageConfig):
+            benches.append(Bench(_random_weights(vision_only(config), folder), f"{config.name} vision only", device))
+        for bench in benches:
+            bench.add_runtimes()
+        around = tracker_rows(load_network(path, device=str(device)))
+    products = matrix_rows(device)
+    rows = [row for bench in benches for row in bench.rows] + around + products
+    rounds = take_turns(rows, limit_s, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    listed = numbers(rows, benches[0].rows[0], products)
+    return {"machine": machine(device), "model": config.name, "device": str(device), "rounds": rounds,
+            "sensitivity": benches[0].sensitivity, "rows": listed,
+            "skipped": [one for bench in benches for one in bench.skipped], "figures": figures(listed, config.name)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
