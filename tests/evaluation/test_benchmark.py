@@ -17,7 +17,7 @@ from vlt_ros.evaluation import benchmark as bench
 from vlt_ros.networks import CONFIGS, build_network, save_network
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = {"what", "runtime", "precision", "batch", "exact", "difference", "median_ms", "low_ms", "high_ms",
+ROW = {"what", "runtime", "precision", "batch", "exact", "difference", "median_ms", "low_ms", "high_ms", "cpu_ms",
        "ratio_to_naive", "parameters", "gflops", "fraction", "roofline_ms"}
 
 

@@ -59,7 +59,8 @@ class Row:
     """One thing that is timed.
 
     exact: whether its maps are those of the naive forward, None where there are none; difference: of them at most.
-    gflops: of one call, in 10^9 operations. weight_bytes: what a call must read at least. seconds: of every turn.
+    gflops: of one call, in 10^9 operations. weight_bytes: what a call must read at least. seconds: of every turn;
+    cpu_seconds: processor time of all threads in it, which hardly depends on what else the machine does.
     """
 
     what: str
@@ -73,6 +74,7 @@ class Row:
     gflops: float | None = None
     weight_bytes: int | None = None
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -98,10 +100,11 @@ def take_turns(rows: Sequence[Row], limit_s: float, synchronise: Callable[[], No
         for row in rows:
             row.call()
             synchronise()
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             row.call()
             synchronise()
             row.seconds.append(time.perf_counter() - began)
+            row.cpu_seconds.append(time.process_time() - cpu_began)
         rounds += 1
     return rounds
 
@@ -176,10 +179,16 @@ class Bench:
         row.parameters = self.cost["parameters"]
         self.rows.append(row)
 
-    def add_runtimes(self) -> None:
-        """A row for every runtime, precision and batch; what cannot be had is in ``skipped`` with the reason."""
+    def add_runtimes(self, quick: bool = False) -> None:
+        """A row for every runtime, precision and batch; what cannot be had is in ``skipped`` with the reason.
+
+        quick: leave out what compiles for minutes.
+        """
         for runtime, precisions in RUNTIMES.items():
-            if reason := available(runtime, self.device):
+            reason = available(runtime, self.device)
+            if quick and runtime == "compile":
+                reason = reason or "it compiles for minutes: leave --quick out"
+            if reason:
                 self._skip(runtime, "", reason)
                 continue
             for precision in (one for one in precisions if one in PRECISIONS[self.device.type]):
@@ -315,7 +324,7 @@ def benchmark(out: str | Path, *, model: str | None = None, weights: str | Path 
         out = make_folder(out)
         if path is None:
             path = _random_weights(config, Path(folder))
-        result = _measure_networks(path, config, chosen, Path(folder), QUICK_SECONDS if quick else SECONDS)
+        result = _measure_networks(path, config, chosen, Path(folder), quick)
         if node:
             result["node"] = measure_node(path, config, chosen, out, QUICK_NODE_SECONDS if quick else NODE_SECONDS)
     (out / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -330,18 +339,19 @@ def _random_weights(config: NetworkConfig, folder: Path) -> Path:
     return path
 
 
-def _measure_networks(path: Path, config: NetworkConfig, device: torch.device, folder: Path, limit_s: float) -> dict:
+def _measure_networks(path: Path, config: NetworkConfig, device: torch.device, folder: Path, quick: bool) -> dict:
     # Compiled networks that will never come again are not for the user's cache.
     with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder)):
         benches = [Bench(path, config.name, device)]
         if isinstance(config, LanguageConfig):
             benches.append(Bench(_random_weights(vision_only(config), folder), f"{config.name} vision only", device))
         for bench in benches:
-            bench.add_runtimes()
+            bench.add_runtimes(quick)
         around = tracker_rows(load_network(path, device=str(device)))
     products = matrix_rows(device)
     rows = [row for bench in benches for row in bench.rows] + around + products
-    rounds = take_turns(rows, limit_s, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    rounds = take_turns(rows, QUICK_SECONDS if quick else SECONDS,
+                        torch.cuda.synchronize if device.type == "cuda" else lambda: None)
     listed = numbers(rows, benches[0].rows[0], products)
     return {"machine": machine(device), "model": config.name, "device": str(device), "rounds": rounds,
             "sensitivity": benches[0].sensitivity, "rows": listed,
@@ -365,8 +375,9 @@ def numbers(rows: Iterable[Row], naive: Row, products: Iterable[Row]) -> list[di
 
     Returns:
         what, runtime, precision, batch, exact, difference, parameters, gflops as in :class:`Row`; median_ms, low_ms and
-        high_ms (quartiles); ratio_to_naive, how many of its calls fit into the naive one; fraction, achieved share of
-        the best matrix product of that precision; roofline_ms, what that product's rate and the memory's would need.
+        high_ms (quartiles); cpu_ms, the median of all threads' processor time; ratio_to_naive, how many of its calls
+        fit into the naive one; fraction, achieved share of the best matrix product of that precision; roofline_ms, what
+        that product's rate and the memory's would need.
     """
     products = list(products)
     rate = {precision: max(row.gflops / row.median for row in products if row.gflops and row.precision == precision)
@@ -383,6 +394,7 @@ def numbers(rows: Iterable[Row], naive: Row, products: Iterable[Row]) -> list[di
             "what": row.what, "runtime": row.runtime, "precision": row.precision, "batch": row.batch,
             "exact": row.exact, "difference": row.difference and float(f"{row.difference:.3g}"),
             "median_ms": _ms(row.median), "low_ms": _ms(low), "high_ms": _ms(high),
+            "cpu_ms": row.cpu_seconds and _ms(np.median(row.cpu_seconds)) or None,
             "ratio_to_naive": round(naive.median / row.median, 3), "parameters": row.parameters,
             "gflops": row.gflops and round(row.gflops, 3),
             "fraction": best and round(row.gflops / row.median / best, 3), "roofline_ms": roofline and _ms(roofline)})
@@ -432,12 +444,12 @@ def measure_node(path: Path, config: NetworkConfig, device: torch.device, out: P
 def table(result: dict) -> str:
     """The rows, what was skipped, and the node's, for a terminal."""
     lines = [f"{'what':34} {'runtime':14} {'precision':9} {'batch':>5} {'exact':>5} {'ms':>9} {'quartiles':>17} "
-             f"{'x naive':>8} {'GFLOP':>7} {'of peak':>7}"]
+             f"{'CPU ms':>9} {'x naive':>8} {'GFLOP':>7} {'of peak':>7}"]
     for row in result["rows"]:
         exact = {None: "-", True: "yes", False: "no"}[row["exact"]]
         spread = f"{row['low_ms']:.2f} to {row['high_ms']:.2f}"
         lines.append(f"{row['what']:34} {row['runtime']:14} {row['precision'] or '-':9} {row['batch']:5} {exact:>5} "
-                     f"{row['median_ms']:9.2f} {spread:>17} {row['ratio_to_naive']:8.2f} "
+                     f"{row['median_ms']:9.2f} {spread:>17} {row['cpu_ms'] or 0:9.2f} {row['ratio_to_naive']:8.2f} "
                      f"{'-' if row['gflops'] is None else format(row['gflops'], '.1f'):>7} "
                      f"{'-' if row['fraction'] is None else format(row['fraction'], '.0%'):>7}")
     lines += [f"skipped: {one['what']}, {' '.join(filter(None, (one['runtime'], one['precision'])))}: {one['reason']}"
