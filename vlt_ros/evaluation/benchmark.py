@@ -350,7 +350,7 @@ def _measure_networks(path: Path, config: NetworkConfig, device: torch.device, f
             benches.append(Bench(_random_weights(vision_only(config), folder), f"{config.name} vision only", device))
         for bench in benches:
             bench.add_runtimes(quick)
-        around = tracker_rows(load_network(path, device=str(device)))
+        around = tracker_rows(load_network(path, device=str(device), runtime="auto"))
     products = matrix_rows(device)
     rows = [row for bench in benches for row in bench.rows] + around + products
     rounds = take_turns(rows, QUICK_SECONDS if quick else SECONDS,

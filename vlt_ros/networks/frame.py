@@ -31,6 +31,8 @@ class FrameGraph(nn.Module):
         super().__init__()
         self.network = network
         self._structure = tree_flatten(padded_words(network, [""]))[1]
+        # Exporters put a module back into the mode that they found it in: a new one is in training mode.
+        self.eval()
 
     def forward(self, search: Tensor, template: Tensor, *words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Crops (B, 3, Hx, Wx), template tokens (B, Nz, C) and words to score, offset, size (:class:`Maps`) and tokens

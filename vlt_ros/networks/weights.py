@@ -167,7 +167,7 @@ def choose_device(device: str, allow_cpu_fallback: bool = False) -> torch.device
 
 def load_network(weights: str | Path | None = None, *, model: str | None = None, device: str = "auto",
                  precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False,
-                 runtime: str = "auto") -> TrackingNetwork:
+                 runtime: str = "eager") -> Any:
     """A network ready to track: weights loaded, in evaluation mode, on its device and in its precision.
 
     Args:
@@ -177,7 +177,8 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
         device: auto, cpu or cuda:N. precision: auto (what the runtime is fast and true at), fp32, bf16, fp16 or int8.
         sha256: expected hash of the weights file, '' for no check.
         allow_cpu_fallback: run on the CPU when the CUDA device asked for is not there.
-        runtime: what computes a frame, auto or a name of :data:`vlt_ros.networks.runtimes.RUNTIMES`.
+        runtime: what computes a frame, a name of :data:`vlt_ros.networks.runtimes.RUNTIMES` or auto, the fastest here.
+            eager is the network as its paper writes it, with all its methods; the others are for tracking alone.
 
     Returns:
         the network, or in a compiled runtime a :class:`vlt_ros.networks.runtimes.CompiledNetwork`, which tracks alike;

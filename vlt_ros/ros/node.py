@@ -133,8 +133,9 @@ class VltTracker(LifecycleNode):
             raise ValueError(problem)
         network = load_network(values.weights or None, model=values.model or None, device=values.device,
                                precision=values.precision, sha256=values.weights_sha256,
-                               allow_cpu_fallback=values.allow_cpu_fallback)
-        self.get_logger().info(f"network {network.name} on {network.device} in {network.precision}")
+                               allow_cpu_fallback=values.allow_cpu_fallback, runtime=values.runtime)
+        self.get_logger().info(f"network {network.name} on {network.device} in {network.precision}, runtime "
+                               f"{network.runtime}")
         if values.device.startswith("cuda") and network.device.type == "cpu":
             self.get_logger().warning(f"device {values.device} is not there: running on the CPU as allowed")
         tracker = Tracker(network, self._tracker_settings(values))
@@ -557,6 +558,7 @@ class VltTracker(LifecycleNode):
         status.append(diagnostic(f"{name}: inference", where, problems, {
             "network": network.name if network else "", "device": network.device if network else "",
             "precision": network.precision if network else "", "failed": counters.failed,
+            "runtime": network.runtime if network else "",
             "p50_ms": _percentile(counters.latencies, 50), "p95_ms": _percentile(counters.latencies, 95),
             "network_p50_ms": _percentile(counters.network, 50), "own_p50_ms": _percentile(counters.own, 50, 2),
             "memory_mb": _memory_mb(network), "dropped_commands": self._thread.dropped_jobs if active else 0},
