@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vlt``: track, evaluate, score, bag, view, train, label, models.
+"""The command ``vlt``: track, evaluate, score, bag, view, train, label, benchmark, export, models.
 
 Everything heavy is imported inside the commands.
 """
@@ -19,6 +19,8 @@ from vlt_ros import __version__
 
 # The names of vlt_ros.evaluation.protocols, which imports numpy.
 PROTOCOLS = ("ope", "lasot", "lasotext", "tnl2k", "otb", "got10k", "webuav3m")
+# Those of vlt_ros.networks.runtimes, which imports torch.
+RUNTIMES = ("auto", "eager", "folded", "compile", "cudagraphs", "openvino", "onnxruntime")
 PROTOCOL_HELP = "Whose rules score; the report says what they are. ope: plain one-pass evaluation."
 
 
@@ -99,7 +101,9 @@ class _NamedFolder(click.ParamType):
 
 def _network_options(command):
     for option in (
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
+        click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True,
+                     help="What computes a frame; auto takes the fastest one that is measured and installed."),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto",
                      show_default=True, help="Arithmetic of the network."),
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N",
                      help="Where it runs."),
@@ -136,7 +140,7 @@ def main() -> None:
 @click.option("--show", is_flag=True,
               help="Show every frame in a window (q ends it); without a screen, write OUT/view.html for the browser.")
 def track(source: str, text: str, box: tuple[float, ...] | None, model: str | None, weights: Path | None,
-          device: str, precision: str, grounder: str, out: Path, max_frames: int | None,
+          device: str, precision: str, runtime: str, grounder: str, out: Path, max_frames: int | None,
           show: bool) -> None:
     """Follow a target through SOURCE: a video file, a folder of images, or a camera (0 or /dev/video0).
 
@@ -157,7 +161,7 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
 
     text = validate_text(text)
     out = make_folder(out)
-    network = load_network(weights, model=model, device=device, precision=precision)
+    network = load_network(weights, model=model, device=device, precision=precision, runtime=runtime)
     tracker = Tracker(network, grounder=load_grounder(grounder, network.device) if grounder else None)
     tracker.warm_up()
     # A command that cannot be followed is refused before anything is written.
@@ -232,12 +236,13 @@ def track(source: str, text: str, box: tuple[float, ...] | None, model: str | No
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/evaluate"), show_default=True,
               help="Folder for report.json and report.html, and NAME.txt or predictions.json.")
 def evaluate(root: Path, layout: str, start: str, phrase: str, protocol: str, against: str, jobs: int, count: int,
-             assets: Path, model: str | None, weights: Path | None, device: str, precision: str, out: Path) -> None:
+             assets: Path, model: str | None, weights: Path | None, device: str, precision: str, runtime: str,
+             out: Path) -> None:
     """Score the tracker on ROOT and write OUT/report.json.
 
     Finished sequences are kept in OUT: the same command goes on where it was stopped.
     """
-    network = {"model": model, "weights": weights, "device": device, "precision": precision}
+    network = {"model": model, "weights": weights, "device": device, "precision": precision, "runtime": runtime}
     if layout == "candidates":
         from vlt_ros.evaluation import pointing
 
@@ -300,7 +305,7 @@ def score(results: Path, root: Path, protocol: str, out: Path) -> None:
               help="Folder for track.jsonl, report.json, bag and, with --truth, report.html.")
 def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, truth: str | None, protocol: str,
         online: bool, params_file: Path | None, model: str | None, weights: Path | None, device: str, precision: str,
-        out: Path) -> None:
+        runtime: str, out: Path) -> None:
     """Follow a target through the images of BAG, a rosbag2 (sqlite3 or mcap).
 
     Every image goes through the tracker with its own stamp, so that the same command gives the same results. Writes
@@ -316,7 +321,7 @@ def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, 
     if online:
         # The node is in a session of its own: ended by SIGTERM, this process still has to stop it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    network = {"model": model, "weights": weights, "device": device, "precision": precision}
+    network = {"model": model, "weights": weights, "device": device, "precision": precision, "runtime": runtime}
     report = replay(path, out, image_topic=image_topic, text=text, box=box, truth=truth, protocol=protocol,
                     online=online, params_file=params_file, **network)
     if truth is not None:
@@ -405,7 +410,7 @@ def train(config: Path, out: Path | None, resume: bool, datasets: tuple[tuple[st
               help="Folder of the clips, what `vlt train --data clips=OUT` takes.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Read so many frames.")
 def label(source: str, text: str, box, corrections, name: str, model: str | None, weights: Path | None, device: str,
-          precision: str, out: Path, max_frames: int | None) -> None:
+          precision: str, runtime: str, out: Path, max_frames: int | None) -> None:
     """Label a target in SOURCE (as for `vlt track`) to train on: OUT/NAME/{img/, groundtruth.txt, language.txt}.
 
     The tracker follows it from the boxes that are given, forward and backward; frames where it is not sure, or where
@@ -418,7 +423,8 @@ def label(source: str, text: str, box, corrections, name: str, model: str | None
         from vlt_ros.networks import load_network
         from vlt_ros.tracker import Tracker
 
-        return Tracker(load_network(weights, model=model, device=device, precision=precision))
+        return Tracker(load_network(weights, model=model, device=device, precision=precision,
+                                    runtime=runtime))
 
     clip, labels = label_clip(source, out, name=name, text=text, first=box, given=dict(corrections),
                               max_frames=max_frames, make_tracker=make_tracker)
@@ -429,6 +435,63 @@ def label(source: str, text: str, box, corrections, name: str, model: str | None
     if kinds["review"]:
         click.echo(f"left out until reviewed: {ranges(kinds['review'])}; say where it is with "
                    "--correct FRAME=X,Y,W,H, or --correct FRAME=absent")
+
+
+@main.command()
+@click.option("--model", help="Network configuration, see `vlt models`; one without shipped weights gets random ones.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file in their place.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda:N", help="Where it runs.")
+@click.option("--quick", is_flag=True, help="A minute or two in place of five or more.")
+@click.option("--node", is_flag=True,
+              help="The node too, in processes of its own before cameras of 30 and 60 Hz: age of the target, drops, "
+                   "the node's own cost, memory, start.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/benchmark"), show_default=True,
+              help="Folder for benchmark.json and benchmark.png.")
+def benchmark(model: str | None, weights: Path | None, device: str, quick: bool, node: bool, out: Path) -> None:
+    """Measure how fast the network is on this machine, in every runtime and precision it has.
+
+    Beside it, in the same run and turn about: the network as research code runs it, a tracker without language of the
+    same blocks, OpenCV's CSRT and KCF, and matrix products, which say what the machine can do.
+    """
+    from vlt_ros.evaluation import benchmark as bench
+
+    if node:
+        # The node is in a session of its own: ended by SIGTERM, this process still has to stop it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    result = bench.benchmark(out, model=model, weights=weights, device=device, quick=quick, node=node)
+    click.echo(bench.table(result))
+    click.echo(f"see {out / 'benchmark.json'} and {out / 'benchmark.png'}")
+
+
+@main.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["onnx", "openvino"]), required=True, help="What to write.")
+@click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,
+              help="int8, for openvino, needs --calibrate.")
+@click.option("--calibrate", type=click.Path(path_type=Path), metavar="ROOT",
+              help="int8: sequences as `vlt evaluate` reads them, by whose frames and sentences it is quantised; not "
+                   "the ones that are evaluated.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="Without it, beside WEIGHTS: NAME.onnx, NAME.xml, or NAME.int8.xml, where the runtime openvino "
+                   "finds it.")
+def export(weights: Path, kind: str, precision: str, calibrate: Path | None, out: Path | None) -> None:
+    """Write one frame of WEIGHTS' network as a graph whose inputs are the crop, the template's tokens and the words."""
+    if (precision == "int8") != (calibrate is not None):
+        raise click.UsageError("int8 and --calibrate go together: it is the frames that decide what int8 stands for")
+    from vlt_ros.networks import load_network
+    from vlt_ros.networks.export import export as write
+
+    ending = {"onnx": ".onnx", "openvino": ".int8.xml" if calibrate else ".xml"}[kind]
+    out = out or weights.with_name(f"{weights.stem}{ending}")
+    network = load_network(weights, device="cpu", precision="fp32")
+    frames = None
+    if calibrate is not None:
+        from vlt_ros.evaluation.calibration import frame_inputs
+
+        def frames(network):
+            return frame_inputs(network, calibrate)
+    write(network, out, kind, frames)
+    click.echo(f"see {out}")
 
 
 @main.command()

@@ -294,7 +294,7 @@ def test_satrackers_text_is_no_fixed_query(make, crops):
     network = make("satracker")
     template, search = crops()
     read = []
-    network.text.bert.encoder.layer[2].register_forward_pre_hook(lambda module, given: read.append(given[0].clone()))
+    network.text.bert.layers[2].register_forward_pre_hook(lambda module, given: read.append(given[0].clone()))
     assert network.config.static_text_layers == 2
     with torch.inference_mode():
         words, tokens = network.encode_text(PHRASES[:1]), network.encode_template(template)

@@ -340,5 +340,5 @@ def test_precision(precision, dtype, written, crops):
 
 def test_precision_auto_and_unknown(written):
     assert load_network(written, device="cpu").precision in ("fp32", "bf16")
-    with pytest.raises(DeviceError, match="'int8' is not one of auto, fp32, bf16, fp16"):
-        load_network(written, device="cpu", precision="int8")
+    with pytest.raises(DeviceError, match="'int4' is not one of auto, fp32, bf16, fp16, int8"):
+        load_network(written, device="cpu", precision="int4")

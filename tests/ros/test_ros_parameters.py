@@ -79,7 +79,8 @@ def test_launch_file_sets_only_parameters_that_exist():
     "change, part",
     [
         ({"device": "gpu"}, "device"),
-        ({"precision": "int8"}, "precision"),
+        ({"precision": "int4"}, "precision"),
+        ({"runtime": "tensorflow"}, "runtime"),
         ({"image_transport": "theora"}, "raw"),
         ({"weights_sha256": "abc"}, "64"),
         ({"track_threshold": float("nan")}, "track_threshold"),

@@ -297,7 +297,7 @@ def test_diagnostics_come_at_1_hz_and_name_what_the_contract_names(robot):
     assert names == [f"vlt_test/vlt_tracker: {part}" for part in ("input", "inference", "target")]
     keys = {status.name.split(": ")[1]: {pair.key for pair in status.values} for status in ours()[-1].status}
     assert {"fps", "age_s", "dropped", "malformed", "encoding"} <= keys["input"]
-    assert {"p50_ms", "p95_ms", "device", "precision", "memory_mb"} <= keys["inference"]
+    assert {"p50_ms", "p95_ms", "device", "precision", "runtime", "memory_mb"} <= keys["inference"]
     assert {"state", "confidence"} <= keys["target"]
 
 

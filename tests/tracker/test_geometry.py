@@ -2,6 +2,7 @@
 import math
 import random
 
+import cv2
 import numpy as np
 import pytest
 
@@ -194,3 +195,11 @@ def test_tiles_cover_the_frame_and_overlap_by_half(width, height, side):
     assert covered.all()
     for starts in (sorted({w.x for w in windows}), sorted({w.y for w in windows})):
         assert all(b - a <= math.ceil(side / 2) for a, b in zip(starts, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize("side", [26, 40, 57, 64])
+def test_shrinking_crop_is_opencvs_byte_for_byte(side):
+    image = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+    expected = cv2.resize(image[7:7 + side, 5:5 + side], (24, 24), interpolation=cv2.INTER_AREA)[..., ::-1]
+    assert np.array_equal(crop(image, Window(5, 7, side), 24), expected)
+    assert not np.array_equal(crop(image, Window(6, 7, side), 24), expected)

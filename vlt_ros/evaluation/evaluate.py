@@ -37,6 +37,7 @@ class Ours:
     model: str | None
     device: str
     precision: str
+    runtime: str
     sha256: str
 
     def build(self):
@@ -46,7 +47,7 @@ class Ours:
 
         device = shards.own_device(self.device, shards.worker_number())
         tracker = Tracker(load_network(self.weights, model=self.model, device=device, precision=self.precision,
-                                       sha256=self.sha256))
+                                       sha256=self.sha256, runtime=self.runtime))
         tracker.warm_up()
         return tracker
 
@@ -116,7 +117,8 @@ def find_protocol(name: str) -> Protocol:
 
 def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: str = "right", protocol: str = "ope",
              against: str = "", jobs: int = 1, weights: str | Path | None = None, model: str | None = None,
-             device: str = "auto", precision: str = "auto", progress: bool = True, leave: bool = False) -> dict | None:
+             device: str = "auto", precision: str = "auto", runtime: str = "auto", progress: bool = True,
+             leave: bool = False) -> dict | None:
     """Run the tracker over all sequences below ``root`` and write ``out``/report.json, report.html and NAME.txt.
 
     What is finished is kept under ``out`` with what was run (weights, code, start, sentence, data), so that the same
@@ -129,7 +131,7 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
         protocol: a name of ``protocols.PROTOCOLS``. A start by text is always scored with the tracker's own frame 0.
         against: OpenCV's trackers to run too, see :func:`vlt_ros.evaluation.peers.parse_peers`; they get the box.
         jobs: processes on this machine (in each of torchrun's).
-        weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
+        weights, model, device, precision, runtime: as for :func:`vlt_ros.networks.load_network`.
         progress: show a progress bar on stderr.
         leave: let the camera turn away from every target and back, see :mod:`vlt_ros.evaluation.leaving`.
 
@@ -159,10 +161,12 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
     out = make_folder(out)
     for peer in peers:
         peer.build()
-    ours = Ours(str(weights) if weights else None, model, device, precision, _weights_hash(weights, model))
+    ours = Ours(str(weights) if weights else None, model, device, precision, runtime,
+                _weights_hash(weights, model))
     network = _tracker(ours).network
     keys = [sequence_key(sequence) | {"code": code_digest()} for sequence in sequences]
-    facts = {"weights": ours.sha256, "device": network.device.type, "arithmetic": network.precision, "start": start}
+    facts = {"weights": ours.sha256, "device": network.device.type,
+             "arithmetic": f"{network.runtime} {network.precision}", "start": start}
     pieces = [Piece(ours, sequence, start, text, key | facts | {"text": text}, out / f"{sequence.name}.txt",
                     out / "runs" / f"{sequence.name}.json")
               for sequence, text, key in zip(sequences, texts, keys, strict=True)]
@@ -183,7 +187,7 @@ def evaluate(root: str | Path, out: str | Path, *, start: str = "box", phrase: s
         report = mine | {
             "start": start, "phrase": phrase, "protocol_name": rules.name, "protocol": rules.rule,
             "model": network.name, "weights": str(weights) if weights else "shipped", "device": str(network.device),
-            "arithmetic": network.precision,
+            "arithmetic": f"{network.runtime} {network.precision}",
             "against": {peer.name: block for peer, block in zip(peers, others, strict=True)}}
         write_report(out, report)
         write_page(out / "report.html", report, sequences, runs)

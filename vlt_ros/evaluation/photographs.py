@@ -101,7 +101,7 @@ def measure_told_apart(photographs: Iterable, ground: Callable[[np.ndarray, str]
 
 def evaluate_photographs(root: str | Path, out: str | Path, *, assets: str | Path = "build/assets", count: int = 300,
                          weights: str | Path | None = None, model: str | None = None, device: str = "auto",
-                         precision: str = "auto", progress: bool = True) -> dict:
+                         precision: str = "auto", runtime: str = "auto", progress: bool = True) -> dict:
     """Measure grounding on held-out photographs and write ``out``/report.json. Arguments as for evaluate_pointing.
 
     Returns:
@@ -118,7 +118,7 @@ def evaluate_photographs(root: str | Path, out: str | Path, *, assets: str | Pat
 
     out = make_folder(out)
     network, generator, look = open_heldout(root, assets, weights=weights, model=model, device=device,
-                                            precision=precision)
+                                            precision=precision, runtime=runtime)
 
     def shown(name: str, told_apart: bool):
         photographs = (generator.photograph(i, told_apart) for i in range(count))
@@ -127,7 +127,7 @@ def evaluate_photographs(root: str | Path, out: str | Path, *, assets: str | Pat
     report = {"classes": measure_classes(shown("classes", False), look, needed(TrackerSettings().track_threshold, 1)),
               "told_apart": measure_told_apart(shown("told apart", True), look),
               "protocol": PROTOCOL, "model": network.name, "weights": str(weights) if weights else "shipped",
-              "device": str(network.device), "arithmetic": network.precision}
+              "device": str(network.device), "arithmetic": f"{network.runtime} {network.precision}"}
     write_report(out, report)
     return report
 

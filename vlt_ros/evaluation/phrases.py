@@ -166,12 +166,13 @@ def measure(queries: list[Query], ground: Callable[[np.ndarray, str], Grounding]
 
 
 def evaluate_phrases(root: str | Path, out: str | Path, *, weights: str | Path | None = None, model: str | None = None,
-                     device: str = "auto", precision: str = "auto", progress: bool = True) -> dict:
+                     device: str = "auto", precision: str = "auto", runtime: str = "auto",
+                     progress: bool = True) -> dict:
     """Ground the phrases of ``root`` and write ``out``/predictions.json and ``out``/report.json.
 
     Args:
         root: folder with queries.json and img/, see :func:`read_queries`. out: folder for results, made anew.
-        weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
+        weights, model, device, precision, runtime: as for :func:`vlt_ros.networks.load_network`.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -189,14 +190,14 @@ def evaluate_phrases(root: str | Path, out: str | Path, *, weights: str | Path |
 
     queries = read_queries(root)
     out = make_folder(out)
-    network = load_network(weights, model=model, device=device, precision=precision)
+    network = load_network(weights, model=model, device=device, precision=precision, runtime=runtime)
     with tqdm(total=len(queries), desc="phrases", unit="query", disable=not progress) as bar:
         predictions, phrases = measure(queries, lambda image, text: ground(network, image, text), bar.update)
     report = {"pointing_accuracy": phrases["right"]["pointing"]["rate"],
               "iou50_accuracy": phrases["right"]["iou50"]["rate"], "phrases": phrases, "queries": len(queries),
               "pictures": len({query.picture for query in queries}), "protocol": PROTOCOL, "model": network.name,
               "weights": str(weights) if weights else "shipped", "device": str(network.device),
-              "arithmetic": network.precision}
+              "arithmetic": f"{network.runtime} {network.precision}"}
     partial = out / "predictions.json.partial"
     partial.write_text(json.dumps(predictions, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(out / "predictions.json")

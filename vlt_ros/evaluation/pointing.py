@@ -130,13 +130,14 @@ def open_heldout(root: str | Path, assets: str | Path, **options):
 
 def evaluate_pointing(root: str | Path, out: str | Path, *, assets: str | Path = "build/assets",
                       count: int = 300, weights: str | Path | None = None, model: str | None = None,
-                      device: str = "auto", precision: str = "auto", progress: bool = True) -> dict:
+                      device: str = "auto", precision: str = "auto", runtime: str = "auto",
+                      progress: bool = True) -> dict:
     """Measure pointing by colour, position and name on held-out objects and write ``out``/report.json.
 
     Args:
         root: the data folder that training reads. assets: cut-outs and backgrounds, see training.assets.
         out: folder for the report, made anew. count: scenes for each kind of phrase.
-        weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
+        weights, model, device, precision, runtime: as for :func:`vlt_ros.networks.load_network`.
 
     Returns:
         {"kinds": {kind: see :func:`measure`}, "protocol", "model", "weights", "device", "arithmetic"}.
@@ -148,7 +149,7 @@ def evaluate_pointing(root: str | Path, out: str | Path, *, assets: str | Path =
 
     out = make_folder(out)
     network, generator, look = open_heldout(root, assets, weights=weights, model=model, device=device,
-                                            precision=precision)
+                                            precision=precision, runtime=runtime)
 
     def point_at(image, text: str) -> Point:
         return look(image, text)[0]
@@ -160,7 +161,7 @@ def evaluate_pointing(root: str | Path, out: str | Path, *, assets: str | Path =
         kinds[kind] = measure(shown, point_at)
     report = {"kinds": kinds, "protocol": PROTOCOL, "model": network.name,
               "weights": str(weights) if weights else "shipped", "device": str(network.device),
-              "arithmetic": network.precision}
+              "arithmetic": f"{network.runtime} {network.precision}"}
     write_report(out, report)
     return report
 

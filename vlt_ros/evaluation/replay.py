@@ -55,7 +55,7 @@ class Step(NamedTuple):
 def replay(path: str | Path, out: str | Path, *, image_topic: str, text: str = "",
            box: tuple[float, float, float, float] | None = None, truth: str | None = None, protocol: str = "ope",
            weights: str | Path | None = None, model: str | None = None, device: str = "auto", precision: str = "auto",
-           online: bool = False, params_file: Path | None = None, progress: bool = True) -> dict:
+           runtime: str = "auto", online: bool = False, params_file: Path | None = None, progress: bool = True) -> dict:
     """Follow a target through a bag and write ``out``/track.jsonl, report.json and bag; with a truth, report.html.
 
     Every image is given to the tracker with its own stamp, so that the same call gives the same results. An image that
@@ -66,8 +66,8 @@ def replay(path: str | Path, out: str | Path, *, image_topic: str, text: str = "
         path: the bag, see :class:`vlt_ros.evaluation.bags.Bag`. out: folder for results.
         image_topic: of its images. text, box: what to follow; the box x, y, w, h [px] is in the first image.
         truth: a file or a topic, see :class:`vlt_ros.evaluation.bags.Truth`. protocol: whose rules score.
-        weights, model, device, precision: as for :func:`vlt_ros.networks.load_network`.
-        online: through the node. params_file: its parameters; the four above, where given, go before them.
+        weights, model, device, precision, runtime: as for :func:`vlt_ros.networks.load_network`.
+        online: through the node. params_file: its parameters; the five above, where given, go before them.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -87,17 +87,18 @@ def replay(path: str | Path, out: str | Path, *, image_topic: str, text: str = "
     text, rules, bag = validate_text(text), find_protocol(protocol), Bag(path, image_topic)
     boxes = None if truth is None else Truth(truth, bag)
     if online:
-        chosen = {"weights": weights and str(weights), "model": model, "device": device, "precision": precision}
+        chosen = {"weights": weights and str(weights), "model": model, "device": device, "precision": precision,
+                  "runtime": runtime}
         parameters = {name: value for name, value in chosen.items() if value and value != "auto"}
         facts = {"online": True, "model": "vlt_tracker", "parameters": parameters,
                  "params_file": params_file and str(params_file)}
         steps = ask_node(bag, make_folder(out) / "node.log", text, box, parameters, params_file)
         return _record(steps, bag, Path(out), text, box, boxes, rules, facts, progress)
-    tracker = Tracker(load_network(weights, model=model, device=device, precision=precision))
+    tracker = Tracker(load_network(weights, model=model, device=device, precision=precision, runtime=runtime))
     tracker.warm_up()
     network = tracker.network
     facts = {"online": False, "model": network.name, "weights": str(weights) if weights else "shipped",
-             "device": str(network.device), "arithmetic": network.precision}
+             "device": str(network.device), "arithmetic": f"{network.runtime} {network.precision}"}
     return _record(follow(tracker, bag, text, box), bag, Path(out), text, box, boxes, rules, facts, progress)
 
 

@@ -14,4 +14,5 @@ def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """RGB uint8 (B, 3, H, W) to normalised values of ``dtype``, same shape and device."""
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
     scale = 1 / (torch.tensor(DEVIATION, device=images.device).view(3, 1, 1) * 255)
-    return ((images.float() - mean) * scale).to(dtype)
+    # Planes of bytes first: on interleaved ones the arithmetic takes three times as long.
+    return images.contiguous().to(torch.float32, copy=True).sub_(mean).mul_(scale).to(dtype)

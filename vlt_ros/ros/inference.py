@@ -38,7 +38,11 @@ class Frame:
 
 @dataclass
 class Counters:
-    """What became of the images since activation; `latencies` are the last ones [ms]."""
+    """What became of the images since activation.
+
+    latencies: of the last ones, from arrival to answer [ms]. network: of that the network's. own: the inference
+    thread's other work on them; what is missing to the latency an image waited for the one before it.
+    """
 
     received: int = 0
     processed: int = 0
@@ -46,6 +50,8 @@ class Counters:
     too_old: int = 0
     failed: int = 0                 # the network raised, or its output was not finite
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=300))
+    network: deque[float] = field(default_factory=lambda: deque(maxlen=300))
+    own: deque[float] = field(default_factory=lambda: deque(maxlen=300))
 
 
 class RecentFrames:

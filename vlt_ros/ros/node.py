@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,8 +140,9 @@ class VltTracker(LifecycleNode):
             raise ValueError(problem)
         network = load_network(values.weights or None, model=values.model or None, device=values.device,
                                precision=values.precision, sha256=values.weights_sha256,
-                               allow_cpu_fallback=values.allow_cpu_fallback)
-        self.get_logger().info(f"network {network.name} on {network.device} in {network.precision}")
+                               allow_cpu_fallback=values.allow_cpu_fallback, runtime=values.runtime)
+        self.get_logger().info(f"network {network.name} on {network.device} in {network.precision}, runtime "
+                               f"{network.runtime}")
         if values.device.startswith("cuda") and network.device.type == "cpu":
             self.get_logger().warning(f"device {values.device} is not there: running on the CPU as allowed")
         grounder = load_grounder(values.grounder, network.device) if values.grounder else None
@@ -365,6 +367,7 @@ class VltTracker(LifecycleNode):
 
     def _process(self, frame: Frame) -> None:
         """Track in one image and publish."""
+        began, network_before = time.monotonic(), self._tracker.network_seconds
         header = frame.message.header
         oldest = self.parameters.max_image_age_s
         if oldest and frame.is_stamped:
@@ -400,6 +403,9 @@ class VltTracker(LifecycleNode):
             output.publish(message, image)
         self._counters.processed += 1
         self._counters.latencies.append(latency)
+        network = (self._tracker.network_seconds - network_before) * 1e3
+        self._counters.network.append(network)
+        self._counters.own.append((time.monotonic() - began) * 1e3 - network)
         self._out_of_memory = False
 
     def _drop(self, reason: str) -> None:
@@ -553,7 +559,7 @@ class VltTracker(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         where, active = self.get_fully_qualified_name(), self._thread is not None
-        counters, latencies, before = self._counters, sorted(self._counters.latencies), self._counters_before
+        counters, before = self._counters, self._counters_before
         error, warn = DiagnosticStatus.ERROR, DiagnosticStatus.WARN
         age = time.monotonic() - self._last_arrival
         malformed, failed = counters.malformed - before.malformed, counters.failed - before.failed
@@ -585,8 +591,9 @@ class VltTracker(LifecycleNode):
         status.append(diagnostic(f"{name}: inference", where, problems, {
             "network": network.name if network else "", "device": network.device if network else "",
             "precision": network.precision if network else "", "failed": counters.failed,
-            "p50_ms": f"{latencies[len(latencies) // 2]:.1f}" if latencies else "",
-            "p95_ms": f"{latencies[len(latencies) * 95 // 100]:.1f}" if latencies else "",
+            "runtime": network.runtime if network else "",
+            "p50_ms": _percentile(counters.latencies, 50), "p95_ms": _percentile(counters.latencies, 95),
+            "network_p50_ms": _percentile(counters.network, 50), "own_p50_ms": _percentile(counters.own, 50, 2),
             "memory_mb": _memory_mb(network), "dropped_commands": self._thread.dropped_jobs if active else 0},
             "ok" if network else "not configured"))
         if self._tracker is not None:
@@ -654,6 +661,11 @@ def _free_device_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _percentile(values: deque[float], rank: int, digits: int = 1) -> str:
+    ordered = sorted(values.copy())       # the inference thread adds to them
+    return f"{ordered[len(ordered) * rank // 100]:.{digits}f}" if ordered else ""
 
 
 def _memory_mb(network) -> str:

@@ -12,6 +12,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 MAX_COMMAND_LENGTH = 256    # the tracker's own limit
+# Those of vlt_ros.networks.runtimes, which imports torch.
+RUNTIMES = ("auto", "eager", "folded", "compile", "cudagraphs", "openvino", "onnxruntime")
 
 
 def _parameter(default: Any, description: str, *, runtime: bool = False, low: float | None = None,
@@ -28,7 +30,9 @@ class Parameters:
     weights: str = _parameter("", "Weights file (.safetensors); empty takes the shipped one")
     weights_sha256: str = _parameter("", "Expected SHA-256 of the weights file, hexadecimal; empty: none")
     device: str = _parameter("auto", "auto, cpu or cuda:N; auto takes CUDA where there is one and says so")
-    precision: str = _parameter("auto", "auto, fp32, bf16 or fp16")
+    precision: str = _parameter("auto", "auto, fp32, bf16, fp16 or int8")
+    runtime: str = _parameter("auto", "What computes a frame: auto, eager, folded, compile, cudagraphs, openvino or "
+                              "onnxruntime")
     grounder: str = _parameter("", "Proposes where a sentence's target is (Grounding DINO or OWLv2): a folder, "
                                "or a hub id in the hub's cache; empty: none")
     allow_cpu_fallback: bool = _parameter(False, "Run on the CPU if the CUDA device asked for is not there")
@@ -71,8 +75,10 @@ class Parameters:
         """What is wrong with these values together, with what to do; empty when nothing is."""
         if not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
             return f"device is {self.device!r}: give auto, cpu or cuda:N"
-        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
-            return f"precision is {self.precision!r}: give auto, fp32, bf16 or fp16"
+        if self.precision not in ("auto", "fp32", "bf16", "fp16", "int8"):
+            return f"precision is {self.precision!r}: give auto, fp32, bf16, fp16 or int8"
+        if self.runtime not in RUNTIMES:
+            return f"runtime is {self.runtime!r}: give {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"
         if self.image_transport not in ("raw", "compressed"):
             return f"image_transport is {self.image_transport!r}: give raw or compressed"
         if self.weights_sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", self.weights_sha256):

@@ -144,7 +144,8 @@ class Player:
     def _on_status(self, message) -> None:
         self.status = message
 
-    def _wait(self, condition, timeout: float, what: str) -> None:
+    def wait(self, condition, timeout: float, what: str) -> None:
+        """Wait for a condition. Raises PlaybackError when the node dies or the time is up, saying ``what``."""
         end = time.monotonic() + timeout
         while not condition():
             self.process.check()
@@ -157,13 +158,13 @@ class Player:
         from lifecycle_msgs.msg import State
         from lifecycle_msgs.srv import GetState
 
-        self._wait(self.state_client.service_is_ready, START_TIMEOUT_S, "the node did not appear")
+        self.wait(self.state_client.service_is_ready, START_TIMEOUT_S, "the node did not appear")
         answer = self.state_client.call_async(GetState.Request())
-        self._wait(answer.done, START_TIMEOUT_S, "the node did not say its state")
+        self.wait(answer.done, START_TIMEOUT_S, "the node did not say its state")
         state = answer.result().current_state
         if state.id != State.PRIMARY_STATE_ACTIVE:
             raise PlaybackError(f"the node is {state.label}, not active: {self.process.reason()}")
-        self._wait(lambda: self.images.get_subscription_count() and self.commands.get_subscription_count()
+        self.wait(lambda: self.images.get_subscription_count() and self.commands.get_subscription_count()
                    and self.boxes.get_subscription_count()
                    and self.node.count_publishers(f"{NAMESPACE}/target"), COMMAND_TIMEOUT_S,
                    "the node's topics were not found")
@@ -179,7 +180,7 @@ class Player:
         else:
             self.boxes.publish(TargetCommand(text=text, box=BoundingBox(
                 **dict(zip(("x", "y", "width", "height"), map(float, box), strict=True)))))
-        self._wait(lambda: self.status is not None and (
+        self.wait(lambda: self.status is not None and (
             self.status.command_result in (self.rejected, self.pending)
             or (self.status.command_result == self.accepted and self.status.text == text.strip())),
             COMMAND_TIMEOUT_S, "the node did not answer the command")
@@ -190,13 +191,17 @@ class Player:
         if self.status is not None and self.status.command_result == self.rejected:
             raise PlaybackError(f"the node rejected the command: {self.status.reason}")
 
-    def play(self, images: Iterable[Any], total: int) -> dict[int, int]:
-        """Publish the images at the recording's pace. Returns header stamp -> monotonic time of publishing, ns."""
+    def play(self, images: Iterable[Any], total: int | None, what: str = "playing the bag") -> dict[int, int]:
+        """Publish the images at the recording's pace. Returns header stamp -> monotonic time of publishing, ns.
+
+        Args:
+            images: see the top of this file. total: how many, where it is known. what: title of the progress bar.
+        """
         from tqdm import tqdm
 
         sent: dict[int, int] = {}
         start = first = last = None
-        for image in tqdm(images, desc="playing the bag", unit="image", total=total):
+        for image in tqdm(images, desc=what, unit="image", total=total):
             if start is None:
                 start, first = time.monotonic_ns(), image.time_ns
             time.sleep(max(0, start + image.time_ns - first - time.monotonic_ns()) * 1e-9)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,11 @@ def needs_listening(network) -> None:
 
 
 class Looker:
-    """A network with its two crops; holds no target."""
+    """A network with its two crops; holds no target.
+
+    Attributes:
+        network_seconds: time spent in the network's looks so far, to its maps on the CPU [s].
+    """
 
     def __init__(self, network) -> None:
         self.network = network
@@ -66,6 +71,7 @@ class Looker:
         self.as_ostrack = network.config.inference == "ostrack"
         side = network.config.search_grid
         self._hann = torch.from_numpy(hann(side)).view(1, 1, side, side)
+        self.network_seconds = 0.0
 
     def _tensor(self, image: np.ndarray, window: Window, size: int) -> Tensor:
         network = self.network
@@ -90,10 +96,13 @@ class Looker:
     def maps(self, image: np.ndarray, window: Window, template: Template | None, words: Words) -> Maps:
         """The head's maps over a window, on the CPU; without a template, by the words alone."""
         search = self._tensor(image, window, self.size)
+        began = time.perf_counter()
         with torch.inference_mode():
             maps = (self.network.ground(search, *words) if template is None
                     else self.network.track(search, template.tokens, words.fused))
-            return Maps(maps.score.cpu(), maps.offset.cpu(), maps.size.cpu(), maps.tokens)
+            maps = Maps(maps.score.cpu(), maps.offset.cpu(), maps.size.cpu(), maps.tokens)
+        self.network_seconds += time.perf_counter() - began
+        return maps
 
     def look(self, image: np.ndarray, window: Window, template: Template | None, words: Words,
              centre_weight: float = 0.0) -> Sighting:

@@ -113,6 +113,11 @@ class Tracker:
         return self._looker.network
 
     @property
+    def network_seconds(self) -> float:
+        """Time spent in the network's looks so far [s]."""
+        return self._looker.network_seconds
+
+    @property
     def target(self) -> Target:
         """The newest result."""
         return self._target
