@@ -26,7 +26,7 @@ class ColourNetwork:
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(name="colour", template_size=32, search_size=64, search_grid=8, template_grid=4,
-                                      inference="vlt")
+                                      inference="vlt", recognition=0)
         self.listens = True
         self.device = torch.device("cpu")
         self.backbone = SimpleNamespace(norm=SimpleNamespace(weight=torch.zeros(1)))

@@ -6,7 +6,7 @@ import pytest
 from vlt_ros.networks import CONFIGS
 from vlt_ros.networks.base import LanguageConfig
 from vlt_ros.tracker.geometry import overlap, whole_frame, window_around
-from vlt_ros.tracker.look import Looker
+from vlt_ros.tracker.look import Looker, Template
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch, needed, search_levels
 
 # Only what listens searches by text.
@@ -169,7 +169,7 @@ def test_frame_size_may_change_while_searching(network, scene):
 def test_lost_target_is_looked_for_near_its_last_place_in_every_other_look(network, scene, windows):
     last = (300.0, 200.0, 30.0, 40.0)
     looker = Looker(network)
-    search = AppearanceSearch(looker, network.encode_template(None), looker.words("red"), last)
+    search = AppearanceSearch(looker, Template(network.encode_template(None), None), looker.words("red"), last)
     image = scene(size=(640, 480))
     for turn in range(60):
         assert search.step(image, 0.5) is None
@@ -205,7 +205,8 @@ def test_lost_target_is_found_anywhere(last, network, scene):
 def test_lost_target_is_found_again_only_above_the_threshold(network, scene):
     image = scene(red=(150, 100, 40, 30))
     looker = Looker(network)
-    search = AppearanceSearch(looker, network.encode_template(None), looker.words("red"), (150.0, 100.0, 40.0, 30.0))
+    last = (150.0, 100.0, 40.0, 30.0)
+    search = AppearanceSearch(looker, Template(network.encode_template(None), None), looker.words("red"), last)
     network.confidence = 0.45
     assert all(search.step(image, 0.5) is None for _ in range(6))
     assert search.step(image, 0.44) is not None
