@@ -110,7 +110,7 @@ def fit_weights(recognition: Recognition, pairs: Found, steps: int = 100) -> flo
 
     optimiser.step(loss)
     recognition.weights.copy_(weights.detach())
-    return float(loss())
+    return loss().item()
 
 
 def with_recognition(network: TrackingNetwork) -> TrackingNetwork:
