@@ -41,6 +41,8 @@ def fingerprint(network: TrackingNetwork) -> str:
     """Hash of a plain network's configuration and of every weight in it, 64 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(asdict(network.config), sort_keys=True).encode())
     for name, tensor in sorted(network.state_dict().items()):
+        if network.frozen_text and name.startswith("text."):
+            continue                                            # its package's, and no part of a frame
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
