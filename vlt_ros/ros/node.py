@@ -8,6 +8,7 @@ says. So an image never waits behind another, and everything the tracker sees ha
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import resource
@@ -148,6 +149,7 @@ class VltTracker(LifecycleNode):
         grounder = load_grounder(values.grounder, network.device) if values.grounder else None
         tracker = Tracker(network, self._tracker_settings(values), grounder=grounder)
         tracker.warm_up()
+        _return_memory()
         self._target_publisher = self.create_publisher(Target, "target", RELIABLE)
         self._status_publisher = self.create_publisher(Target, "status", LATCHED)
         self._own_services = [self.create_service(Trigger, "~/reset", self._reset),
@@ -661,6 +663,12 @@ def _free_device_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _return_memory() -> None:
+    """Give back what loading needed and freed: glibc would keep it for the life of the process."""
+    with contextlib.suppress(OSError, AttributeError):      # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _percentile(values: deque[float], rank: int, digits: int = 1) -> str:
