@@ -28,6 +28,8 @@ def generate_launch_description() -> LaunchDescription:
                               description="Parameters; the arguments below, where given, go before it"),
         DeclareLaunchArgument("image_topic", default_value="image",
                               description="The camera's image topic (for compressed: without /compressed)"),
+        DeclareLaunchArgument("camera_info_topic", default_value="camera_info",
+                              description="The camera's calibration, for a clicked point in metres"),
         # Empty: as the parameter file says.
         DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
                               description="How the images come: raw or compressed"),
@@ -67,7 +69,8 @@ def generate_launch_description() -> LaunchDescription:
                     # The node starts itself, so autostart works with every launch_ros, and without one.
                     if_given("initial_command"), always("autostart"), always("use_sim_time")],
         remappings=[("image", LaunchConfiguration("image_topic")),
-                    ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"])],
+                    ("image/compressed", [LaunchConfiguration("image_topic"), "/compressed"]),
+                    ("camera_info", LaunchConfiguration("camera_info_topic"))],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         respawn=LaunchConfiguration("use_respawn"), respawn_delay=2.0,
         output="screen", emulate_tty=True)

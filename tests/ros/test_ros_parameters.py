@@ -47,7 +47,8 @@ def test_launch_file_sets_only_parameters_that_exist():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"
     }
-    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level", "rviz"}
+    others = {"namespace", "params_file", "image_topic", "use_sim_time", "use_respawn", "log_level",
+              "camera_info_topic", "rviz"}
     assert arguments - others <= {spec.name for spec in fields(Parameters)}
 
 
