@@ -24,8 +24,8 @@ def box_at(looker: Looker, image: np.ndarray, point: Sequence[float]) -> Box:
 
     Of those whose box holds the point the surest counts, the more so the more central the point is in it (l, r, t, b
     being its distances to the sides: min(l, r) / max(l, r) * min(t, b) / max(t, b)). On 16 frames of the eight held-out
-    sequences, clicked within 15 % of the target's size of its centre, on which this rule was chosen among a few, the mean
-    overlap with the true box was 0.60, and 0.3 or more on 15.
+    sequences, clicked within 15 % of the target's size of its centre, on which this rule was chosen among a few, the
+    mean overlap with the true box was 0.60, and 0.3 or more on 15.
 
     Args:
         image: BGR uint8 (H, W, 3). point: x, y in its pixels.
