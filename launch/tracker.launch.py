@@ -28,6 +28,8 @@ def generate_launch_description() -> LaunchDescription:
                               description="Parameters; the arguments below, where given, go before it"),
         DeclareLaunchArgument("image_topic", default_value="image",
                               description="The camera's image topic (for compressed: without /compressed)"),
+        DeclareLaunchArgument("camera_info_topic", default_value="camera_info",
+                              description="The camera's calibration, for a clicked point in metres"),
         # Empty: as the parameter file says.
         DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
                               description="How the images come: raw or compressed"),
@@ -40,7 +42,6 @@ def generate_launch_description() -> LaunchDescription:
                               description="Publish target_pose and target_3d, see tracker_depth.launch.py"),
         DeclareLaunchArgument("depth_topic", default_value="depth",
                               description="Depth registered to the colour image"),
-        DeclareLaunchArgument("camera_info_topic", default_value="camera_info", description="The colour camera's"),
         DeclareLaunchArgument("target_frame", default_value="",
                               description="TF frame of target_pose; empty: the camera's optical frame"),
         # Never empty, so these two always go before the file.

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PointStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -21,10 +23,11 @@ class ClickedPoint:
     RViz's "Publish Point" gives metres in its fixed frame: set that to the camera's optical frame.
 
     Args:
-        node: subscribes. start: called with every point.
+        node: subscribes. start: called for every point with a function that gives its pixel in an image of a frame id,
+            and with its stamp.
     """
 
-    def __init__(self, node: Node, start: Callable[[PointStamped], None]) -> None:
+    def __init__(self, node: Node, start: Callable[[Callable[[str], tuple[float, float]], Time], None]) -> None:
         self._node, self._start = node, start
         self._subscriptions: list[Subscription] = []
         self._camera: CameraInfo | None = None
@@ -33,7 +36,7 @@ class ClickedPoint:
         """Listen to `clicked_point` and `camera_info`."""
         reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._subscriptions = [
-            self._node.create_subscription(PointStamped, "clicked_point", self._start, reliable),
+            self._node.create_subscription(PointStamped, "clicked_point", self._on_point, reliable),
             self._node.create_subscription(CameraInfo, "camera_info", self._on_camera, qos_profile_sensor_data)]
 
     def unsubscribe(self) -> None:
@@ -41,6 +44,9 @@ class ClickedPoint:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+
+    def _on_point(self, message: PointStamped) -> None:
+        self._start(functools.partial(self.pixel, message), message.header.stamp)
 
     def _on_camera(self, message: CameraInfo) -> None:
         self._camera = message

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -42,6 +43,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from vlt_ros.msg import Target, TargetCommand  # type: ignore[attr-defined]  # generated, in the ament prefix
 from vlt_ros.ros.cameras import Networks, node_arguments
+from vlt_ros.ros.clicked_point import ClickedPoint
 from vlt_ros.ros.debug_image import DebugImage
 from vlt_ros.ros.detections import Detections
 from vlt_ros.ros.images import ImageError, to_bgr
@@ -164,6 +166,8 @@ class VltTracker(LifecycleNode):
             self._outputs.append(position)
             self._more_inputs.append(position)
         self._outputs.append(DebugImage(self, rate_hz=lambda: self.parameters.debug_rate_hz))
+        self._more_inputs.append(ClickedPoint(
+            self, lambda *point: self._thread.post(lambda: self._start_at(*point))))
 
     @_transition(TransitionCallbackReturn.FAILURE)
     def on_activate(self, state: LifecycleState) -> None:
@@ -416,12 +420,13 @@ class VltTracker(LifecycleNode):
         self._unusable = since, reason
         self.get_logger().warning(f"image dropped: {reason}", throttle_duration_sec=WARN_EVERY_S)
 
-    def _ask(self, method: str, *arguments) -> None:
-        """Call the tracker. Raises Abandoned when the node has given this thread up in the meantime."""
+    def _ask(self, method: str, *arguments):
+        """What the tracker answers. Raises Abandoned when the node has given this thread up in the meantime."""
         tracker = self._tracker
-        getattr(tracker, method)(*arguments)
+        answer = getattr(tracker, method)(*arguments)
         if self._tracker is not tracker:
             raise Abandoned
+        return answer
 
     def _start(self, text: str, box: tuple | None = None, header: Header | None = None) -> None:
         """Obey a command, or reject it and say why; a rejected one leaves the target as it is."""
@@ -468,6 +473,20 @@ class VltTracker(LifecycleNode):
             self._header, self._size = frame.message.header, (image.shape[1], image.shape[0])
         except CommandError as error:
             self._reject(str(error))
+
+    def _start_at(self, pixel: Callable[[str], tuple[float, float]], stamp: Time) -> None:
+        """Follow what is at a point. Args: pixel: gives it for an image's frame id. stamp: of the image, if of any."""
+        from vlt_ros.tracker import CommandError
+
+        frame = self._recent.find(stamp) or self._recent.newest()
+        try:
+            if frame is None or self._trouble[0]:
+                raise CommandError("there is no image yet to look for the point in")
+            image = to_bgr(frame.message)
+            self._start_on(frame, image, "", self._ask("box_at", image, pixel(frame.message.header.frame_id)))
+        except (CommandError, ImageError) as error:
+            self._reject(str(error))
+        self._publish()
 
     def _reject(self, reason: str) -> None:
         self._command = (Target.COMMAND_REJECTED, reason)

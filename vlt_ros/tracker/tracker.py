@@ -14,6 +14,7 @@ import numpy as np
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
 from vlt_ros.tracker.look import Looker, Words, needs_listening
+from vlt_ros.tracker.point import box_at
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 
@@ -183,6 +184,11 @@ class Tracker:
             self._extent = self._measure_extent(image, box)
             self._target = Target(State.TRACKING, box, 1.0, target_id, text, self._now(stamp))
         return self._target
+
+    def box_at(self, image: np.ndarray, point: Sequence[float]) -> Box:
+        """The box of what is at a point x, y [px] of an image, to :meth:`start` with; see :func:`point.box_at`."""
+        check_image(image)
+        return box_at(self._looker, image, point)
 
     def stop(self) -> Target:
         """Forget the target: IDLE."""
