@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import logging
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from vlt_ros.networks import DeviceError, load_network, runtimes, save_network
+from vlt_ros.networks import SYSTEMS, DeviceError, build_network, load_network, runtimes, save_network
 from vlt_ros.networks.artefacts import cache_folder, cached, fingerprint
 from vlt_ros.networks.export import ExportError, export
 from vlt_ros.networks.runtimes import RUNTIMES, CompiledNetwork, RuntimeUnavailable, available, prepare
@@ -84,6 +85,27 @@ def test_maps_are_the_plain_networks(runtime, plain, crops):
         maps = [eager(template, search, [phrase]) for phrase in PHRASES[:2]] + [eager(template, crops(seed=1)[1],
                                                                                       PHRASES[:1])]
     assert moves(maps[0], maps[1]) > 1e-3 < moves(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "pjvlt"])
+def test_every_system_has_a_graph(system, runtime, randomise, crops):
+    """With an open batch; OSTrack's drops search tokens."""
+    if reason := available(runtime):
+        pytest.skip(reason)
+    config = next(c for c in SYSTEMS[system].CONFIGS if c.name.endswith("_tiny"))
+    if system == "ostrack":
+        config = replace(config, elimination_layers=(2,), keep_ratio=0.7)
+    torch.manual_seed(0)
+    plain = randomise(build_network(config)).eval()
+    network = prepared(plain, runtime)
+    for batch in (1, 2):
+        template, search = crops(batch)
+        with torch.inference_mode():
+            expected = plain(template, search, PHRASES[:batch])
+            got = network.track(search, network.encode_template(template), network.encode_text(PHRASES[:batch]))
+            assert moves(got, expected) < 1e-4
+            assert moves(expected, plain(template, crops(batch, seed=1)[1], PHRASES[:batch])) > 1e-3
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "compile"])

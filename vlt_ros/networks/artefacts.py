@@ -41,6 +41,8 @@ def fingerprint(network: TrackingNetwork) -> str:
     """Hash of a plain network's configuration and of every weight in it, 64 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(asdict(network.config), sort_keys=True).encode())
     for name, tensor in sorted(network.state_dict().items()):
+        if network.frozen_text and name.startswith("text."):
+            continue                                            # its package's, and no part of a frame
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
@@ -69,7 +71,7 @@ def _sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def cached(key: str, make: Callable[[], T], store: Callable[[T, Path], None], read: Callable[[Path], T]) -> T:
+def cached(key: str, make: Callable[[], T], store: Callable[[T, Path], object], read: Callable[[Path], T]) -> T:
     """What a cache entry holds, made anew where there is none, or a damaged one.
 
     Args:

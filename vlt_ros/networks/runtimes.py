@@ -116,13 +116,26 @@ def prepare(network: TrackingNetwork, runtime: str = "auto", device: torch.devic
         runtime = choose(network, device, precision)
     if reason := available(runtime, device):
         raise RuntimeUnavailable(reason)
-    if precision == "auto":
-        precision = _best_precision(network, runtime, device, beside)
-    if precision not in RUNTIMES[runtime]:
+    if precision not in ("auto", *RUNTIMES[runtime]):
         raise RuntimeUnavailable(f"runtime {runtime} computes in {', '.join(RUNTIMES[runtime])}, not in {precision}")
+    calibrated, reason = None, ""
+    if runtime == "openvino" and precision in ("auto", "int8"):
+        calibrated, reason = _calibrated(network, calibrated_file(beside))
+    if precision == "int8" and calibrated is None:
+        raise RuntimeUnavailable(reason or "int8 needs a graph calibrated on frames beside the weights file: "
+                                 "vlt export WEIGHTS --format openvino --precision int8 --calibrate CLIPS")
+    if precision == "auto":
+        if reason:
+            log.warning("%s", reason)
+        if calibrated is not None and torch.cpu._is_vnni_supported():
+            precision = "int8"
+        elif runtime == "onnxruntime":
+            precision = "fp16" if device.type == "cuda" else "fp32"
+        else:
+            precision = "bf16" if fast_bf16(device) else "fp32"
     frame: Callable[..., tuple[Tensor, ...]] | None = None
     if runtime == "openvino":
-        frame = _openvino(network, precision, beside)
+        frame = _openvino(network, precision, calibrated if precision == "int8" else None)
     elif runtime == "onnxruntime":
         frame = _onnxruntime(network, precision, device)
     else:
@@ -137,17 +150,6 @@ def prepare(network: TrackingNetwork, runtime: str = "auto", device: torch.devic
     prepared.name, prepared.device = network.config.name, device
     prepared.runtime, prepared.precision = runtime, precision
     return prepared
-
-
-def _best_precision(network: TrackingNetwork, runtime: str, device: torch.device, beside: Path | None) -> str:
-    if runtime == "onnxruntime":
-        return "fp16" if device.type == "cuda" else "fp32"
-    if runtime == "openvino" and torch.cpu._is_vnni_supported() and calibrated_file(beside) is not None:
-        reason = _misfit(calibrated_file(beside), network)
-        if not reason:
-            return "int8"
-        log.warning("%s", reason)
-    return "bf16" if fast_bf16(device) else "fp32"
 
 
 class CompiledNetwork:
@@ -231,18 +233,21 @@ def openvino_model(graph: FrameGraph) -> Any:
     return model
 
 
-def _misfit(file: Path, network: TrackingNetwork) -> str:
-    """Why an exported graph is not one of a plain network; '' when it is."""
+def _calibrated(network: TrackingNetwork, file: Path | None) -> tuple[Any, str]:
+    """The exported graph of a plain network, or None and why it cannot be used; (None, '') without a file."""
     import openvino
 
+    if file is None:
+        return None, ""
     try:
         model = openvino.Core().read_model(file)
         of = {name: model.get_rt_info(["vlt_ros", name]).astype(str) for name in ("graph", "fingerprint")}
     except RuntimeError as error:
-        return f"{file} cannot be used: {str(error).strip().splitlines()[-1]}; make it again with vlt export"
+        reason = str(error).strip().splitlines()[-1]
+        return None, f"{file} cannot be used ({reason}): make it again with vlt export"
     if of != {"graph": GRAPH, "fingerprint": fingerprint(network)}:
-        return f"{file} was made from other weights or by another version: make it again with vlt export"
-    return ""
+        return None, f"{file} was made from other weights or by another version: make it again with vlt export"
+    return model, ""
 
 
 class OpenVINOFrame:
@@ -268,20 +273,12 @@ class OpenVINOFrame:
         return tuple(torch.from_numpy(results[name]) for name in OUTPUTS)
 
 
-def _openvino(network: TrackingNetwork, precision: str, beside: Path | None) -> OpenVINOFrame:
+def _openvino(network: TrackingNetwork, precision: str, calibrated: Any) -> OpenVINOFrame:
     import openvino
 
-    if precision == "int8":
-        file = calibrated_file(beside)
-        reason = "" if file is None else _misfit(file, network)
-        if file is None or reason:
-            raise RuntimeUnavailable(reason or "int8 needs a graph calibrated on frames beside the weights file: "
-                                     "vlt export WEIGHTS --format openvino --precision int8 --calibrate CLIPS")
-        fold(network)
-        model = openvino.Core().read_model(file)
-    else:
-        key = _key(network, "openvino", "openvino")
-        fold(network)
+    model, key = calibrated, "" if calibrated else _key(network, "openvino", "openvino")
+    fold(network)
+    if model is None:
         model = cached(key, lambda: openvino_model(FrameGraph(network)),
                        lambda model, folder: openvino.save_model(model, folder / "frame.xml", compress_to_fp16=False),
                        lambda folder: openvino.Core().read_model(folder / "frame.xml"))

@@ -112,7 +112,8 @@ class TargetEnhanceModule(nn.Module):
                           self._split(torch.cat((appearance, meaning), dim=1)), mask[:, None, None, :])
         valid = text.mask.unsqueeze(-1)
         target = appearance[:, central].mean(dim=1) + (meaning * valid).sum(dim=1) / valid.sum(dim=1)
-        likeness = torch.sigmoid(F.cosine_similarity(query, target[:, None], dim=-1) / self.TEMPERATURE)
+        cosine = (F.normalize(query, dim=-1) * F.normalize(target, dim=-1)[:, None]).sum(dim=-1)
+        likeness = torch.sigmoid(cosine / self.TEMPERATURE)
         answer = self.out(attended.transpose(1, 2).reshape(query.shape))
         return search + self.gate * likeness.unsqueeze(-1) * answer, query, target
 

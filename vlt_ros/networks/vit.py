@@ -204,7 +204,7 @@ class VisionTransformer(nn.Module):
             the search tokens (B, Nx, C) after the final norm, in their places; dropped ones are zero.
         """
         batch, count, dim = search.shape
-        side = math.isqrt(int(template.shape[1]))       # int: of a tracer it is a tensor
+        side = math.isqrt(template.shape[1])
         centre = (side - 1) // 2 * (side + 1)
         tokens = torch.cat((template, search), dim=1)
         elimination = elimination if keep_ratio < 1 else ()
