@@ -302,15 +302,15 @@ def score(results: Path, root: Path, protocol: str, out: Path) -> None:
               help="online: the node's parameters; options given here go before them.")
 @_network_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/bag"), show_default=True,
-              help="Folder for track.jsonl, report.json, bag and, with --truth, report.html.")
+              help="Folder for track.jsonl, track.mp4, report.json, bag and, with --truth, report.html.")
 def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, truth: str | None, protocol: str,
         online: bool, params_file: Path | None, model: str | None, weights: Path | None, device: str, precision: str,
         runtime: str, out: Path) -> None:
     """Follow a target through the images of BAG, a rosbag2 (sqlite3 or mcap).
 
     Every image goes through the tracker with its own stamp, so that the same command gives the same results. Writes
-    OUT/track.jsonl as `vlt track` does, OUT/report.json, and OUT/bag (mcap) with the images, vlt_ros/msg/Target
-    messages on `target` and the images with the target drawn in on `target_image/compressed`.
+    OUT/track.jsonl and OUT/track.mp4 as `vlt track` does, OUT/report.json, and OUT/bag (mcap) with the images,
+    vlt_ros/msg/Target messages on `target` and the images with the target drawn in on `target_image/compressed`.
     """
     if not text and box is None:
         raise click.UsageError("nothing to follow: give --text, --box or both")
@@ -327,8 +327,8 @@ def bag(path: Path, image_topic: str, text: str, box: tuple[float, ...] | None, 
     if truth is not None:
         _say(report, out)
     click.echo(f"{report['frames']} images, target tracked in {report['tracked_fraction']:.0%}, {report['dropped']} "
-               f"dropped, {report['unreadable']} unreadable; see {out / 'report.json'}, {out / 'track.jsonl'} and "
-               f"{out / 'bag'}")
+               f"dropped, {report['unreadable']} unreadable; see {out / 'report.json'}, {out / 'track.jsonl'}, "
+               f"{out / 'track.mp4'} and {out / 'bag'}")
 
 
 @main.command()

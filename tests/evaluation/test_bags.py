@@ -19,6 +19,7 @@ from vlt_ros.cli import main
 from vlt_ros.evaluation import evaluate as evaluation
 from vlt_ros.evaluation.bags import Bag, BagError, message_types
 from vlt_ros.evaluation.sequences import read_sequence
+from vlt_ros.media import open_source
 from vlt_ros.tracker import State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,8 @@ def test_results_are_a_bag_lines_and_a_page(bag, alpha, vlt, tmp_path):
     out = tmp_path / "out"
     lines, report = lines_of(out / "track.jsonl"), report_of(out)
     assert [line["frame"] for line in lines] == list(range(12)) and "/truth" not in done.output
+    film = open_source(out / "track.mp4")
+    assert film.fps == pytest.approx(30, abs=0.1) and len(list(film)) == 12
     assert set(lines[0]) == {"frame", "state", "box", "confidence", "latency_ms"}
     assert report["frames"] == 12 and sum(report["states"].values()) == 12 and report["start"] == "text"
     assert report["frame_0"]["used"] == "own" and "the bright square" in (out / "report.html").read_text()

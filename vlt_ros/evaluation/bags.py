@@ -79,7 +79,8 @@ class Bag:
         path: see above. topic: of the images; None takes the first that has any.
 
     Attributes:
-        path: the bag. topic, type: of its images. length: number of images that the bag says it has.
+        path: the bag. topic, type: of its images. length: number of images that the bag says it has. fps: their rate
+            over the whole recording, for films; 30 where it cannot be told.
 
     Raises:
         BagError: it is no bag or damaged, has no such topic, or that topic holds no images. Iterating raises it too,
@@ -96,6 +97,7 @@ class Bag:
             for connection in reader.connections:
                 _, count = self._topics.get(connection.topic, ("", 0))
                 self._topics[connection.topic] = connection.msgtype, count + connection.msgcount
+            seconds = reader.duration * 1e-9 if reader.connections else 0.0
         if topic is None:
             # Not the one with boxes drawn in, where there is another.
             topics = sorted(self._of(IMAGE_TYPES), key=PICTURE_TOPIC.__eq__)
@@ -105,6 +107,8 @@ class Bag:
             there = ", ".join(name for name, (kind, _) in self._topics.items() if kind in IMAGE_TYPES)
             raise BagError(f"{self.path} has no topic {topic}; its topics with images are: {there or 'none'}")
         self.type, self.length = self._topics[self.topic]
+        fps = (self.length - 1) / seconds if seconds > 0 else 0.0
+        self.fps = fps if 0.1 <= fps <= 1000 else 30.0
         if self.type not in IMAGE_TYPES:
             raise BagError(f"{self.topic} of {self.path} holds {self.type}, not images; give a topic of "
                            "sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage with --image-topic")

@@ -19,7 +19,7 @@ from vlt_ros.evaluation.evaluate import find_protocol
 from vlt_ros.evaluation.page import write_page
 from vlt_ros.evaluation.report import assess, number, write_report
 from vlt_ros.evaluation.runs import DECIMALS, Run
-from vlt_ros.media import annotate, make_folder
+from vlt_ros.media import VideoFile, annotate, make_folder
 from vlt_ros.ros.images import ImageError
 from vlt_ros.tracker import State, Target
 
@@ -56,7 +56,7 @@ def replay(path: str | Path, out: str | Path, *, image_topic: str, text: str = "
            box: tuple[float, float, float, float] | None = None, truth: str | None = None, protocol: str = "ope",
            weights: str | Path | None = None, model: str | None = None, device: str = "auto", precision: str = "auto",
            runtime: str = "auto", online: bool = False, params_file: Path | None = None, progress: bool = True) -> dict:
-    """Follow a target through a bag and write ``out``/track.jsonl, report.json and bag; with a truth, report.html.
+    """Follow a target through a bag and write ``out``/track.jsonl, track.mp4, report.json and bag; with truth, a page.
 
     Every image is given to the tracker with its own stamp, so that the same call gives the same results. An image that
     cannot be decoded is counted and left out. Online it is the real node, in a process of its own, to which the images
@@ -205,11 +205,12 @@ def _record(steps: Iterator[Step], bag: Bag, out: Path, text: str, box: tuple | 
     # A command that cannot be followed is refused before anything is written.
     first = next(steps)
     out = make_folder(out)
-    for old in ("track.jsonl", "report.json", "report.html"):
+    for old in ("track.jsonl", "track.mp4", "report.json", "report.html"):
         (out / old).unlink(missing_ok=True)
     rows, true_boxes, answers = _Rows(), [], []
     try:
         with (TargetBag(out / "bag", bag) as written, open(out / "track.jsonl", "w", encoding="utf-8") as lines,
+              VideoFile(out / "track.mp4", bag.fps) as film,
               tqdm(total=bag.length, unit="frame", disable=not progress) as bar):
             for step in itertools.chain((first,), steps):
                 if truth is not None:
@@ -223,7 +224,9 @@ def _record(steps: Iterator[Step], bag: Bag, out: Path, text: str, box: tuple | 
                     if answer.end_to_end_ms is not None:
                         row["end_to_end_ms"] = round(answer.end_to_end_ms, 2)
                     lines.write(json.dumps(row) + "\n")
-                    written.target(step.image, answer.raw, annotate(step.picture, answer.target))
+                    drawn = annotate(step.picture, answer.target)
+                    written.target(step.image, answer.raw, drawn)
+                    film.write(drawn)
                 bar.update()
         if len(rows.stamps) != bag.length:
             raise BagError(f"{bag.topic} of {bag.path} has {len(rows.stamps)} images, but the bag says {bag.length}: "
