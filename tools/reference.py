@@ -48,6 +48,7 @@ def tracker_parameters() -> str:
 def servo_parameters() -> str:
     """vlt_servo's, from the running node, which declares some of them itself. They are read at start."""
     import rclpy
+
     from vlt_ros.ros.servo import VltServo
 
     context = rclpy.Context()
@@ -101,8 +102,9 @@ def launch_arguments() -> str:
             default = "required"
             if "default_value" in words:
                 # The one that is no constant is a path below the package's config/.
-                values = [node.value for node in ast.walk(words["default_value"]) if isinstance(node, ast.Constant)]
-                default = code(values[0] if isinstance(words["default_value"], ast.Constant) else f"config/{values[-1]}")
+                given = words["default_value"]
+                values = [node.value for node in ast.walk(given) if isinstance(node, ast.Constant)]
+                default = code(values[0] if isinstance(given, ast.Constant) else f"config/{values[-1]}")
             rows.append((f"`{file.name}`", f"`{call.args[0].value}`", default, ast.literal_eval(words["description"])))
     return table(("file", "argument", "default", "what"), rows)
 
