@@ -48,9 +48,9 @@ def test_generated_parts_are_those_of_the_code():
 def documented(heading: str) -> dict[tuple[str, str], tuple[str, str]]:
     """Type and QoS by direction and name."""
     found = {}
-    for place, kind, qos, _ in rows(REFERENCE, heading):
-        direction, name = re.fullmatch(r"(in|out) `([a-z0-9_/]+)`", place).groups()
-        found[direction, name] = kind, qos
+    for place, kind, qos, *_ in rows(REFERENCE, heading):
+        if match := re.fullmatch(r"(in|out) `([a-z0-9_/]+)`", place):     # else a parameter's row
+            found[match[1], match[2]] = kind, qos
     return found
 
 
@@ -118,8 +118,7 @@ def test_services_and_diagnostics_are_the_documented_ones(robot):
 def test_topics_of_the_servo_are_the_documented_ones(ros):
     from vlt_ros.ros.servo import VltServo
 
-    page = {key: kind for key, (kind, _) in documented("Topics and parameters of `vlt_servo`").items()
-            if "/" in kind}
+    page = {key: kind for key, (kind, _) in documented("Topics and parameters of `vlt_servo`").items()}
     node = VltServo(cli_args=["--ros-args", "-r", "__ns:=/docs", "-p", "distance_from:=pose"])
     try:
         assert offered(node, ("vlt_servo", "/docs"), "/docs") == page

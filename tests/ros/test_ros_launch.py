@@ -24,8 +24,8 @@ from vlt_ros.ros.parameters import Parameters  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 # Not parameters of the node: what launch itself does with a process.
-OF_LAUNCH = {"namespace", "cameras", "params_file", "image_topic", "camera_info_topic", "use_sim_time", "use_respawn",
-             "log_level", "rviz"}
+OF_LAUNCH = {"namespace", "cameras", "params_file", "image_topic", "camera_info_topic", "depth_topic", "use_sim_time",
+             "use_respawn", "log_level", "rviz"}
 
 
 def calls(file: Path, name: str) -> list[ast.Call]:
@@ -40,6 +40,9 @@ def test_every_argument_is_declared_described_and_used(file):
     used = {call.args[0].value for call in calls(file, "LaunchConfiguration") if isinstance(call.args[0], ast.Constant)}
     for helper in ("if_given", "always"):
         used |= {call.args[0].value for call in calls(file, helper)}
+    if calls(file, "IncludeLaunchDescription"):     # the included file sees them all
+        included = calls(ROOT / "launch" / "tracker.launch.py", "DeclareLaunchArgument")
+        used |= {call.args[0].value for call in included} & {call.args[0].value for call in declared}
     assert used == {call.args[0].value for call in declared}
     assert not calls(file, "OpaqueFunction"), "it would hide arguments from --show-args"
 
