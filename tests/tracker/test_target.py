@@ -14,7 +14,7 @@ def test_states_have_the_messages_numbers():
 
 def test_defaults():
     settings = TrackerSettings()
-    assert (settings.track_threshold, settings.lost_threshold, settings.lost_after_s) == (0.45, 0.35, 1.0)
+    assert (settings.track_threshold, settings.lost_threshold, settings.lost_after_s) == (0.45, 0.35, 0.6)
     assert settings.reacquire is True and settings.search_interval_frames == 1
 
 

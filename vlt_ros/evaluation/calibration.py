@@ -18,7 +18,7 @@ from vlt_ros.tracker.look import Looker
 from vlt_ros.tracker.tracker import Following
 
 # Frames of each sequence, evenly spread; every second one is searched by text too.
-FRAMES = 8
+FRAMES = 4
 
 
 def frame_inputs(network: TrackingNetwork, root: str | Path) -> list[dict[str, np.ndarray]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,18 +31,21 @@ def _needs(*packages: str) -> None:
 
 
 def quantised(model: Any, frames: Frames) -> Any:
-    """An openvino.Model in int8: weights by channel, activations by their ranges over real frames.
+    """An openvino.Model whose ViT layers' products are in int8: weights by channel, activations by their ranges.
 
-    What depends on the sentence stays in floating point, being no weight; so do softmax, norms and the sums between
-    layers.
+    They are four fifths of a frame. Attention between tokens, fusion with the sentence and the head stay as they
+    are: in int8 they take a thirtieth off the time and make the error of the confidence four times as large.
 
     Args:
         model: see :func:`vlt_ros.networks.runtimes.openvino_model`. frames: its inputs by name, a batch of one each.
     """
     import nncf
 
+    nncf.set_log_level(logging.WARNING)
+    others = nncf.IgnoredScope(patterns=[r"^(?!.*\.backbone\.blocks\.).*"], types=["ScaledDotProductAttention"],
+                               validate=False)
     return nncf.quantize(model, nncf.Dataset(frames), model_type=nncf.ModelType.TRANSFORMER,
-                         preset=nncf.QuantizationPreset.MIXED, subset_size=len(frames))
+                         preset=nncf.QuantizationPreset.MIXED, subset_size=len(frames), ignored_scope=others)
 
 
 def export(network: TrackingNetwork, out: str | Path, kind: str,

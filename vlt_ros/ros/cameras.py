@@ -78,6 +78,7 @@ class Networks:
         """That node has stopped."""
         with self._lock:
             self._active[id(network)] -= 1
+            self._active += Counter()       # drops those that nobody runs
 
     def free_device(self, network: Any) -> None:
         """Move it off its device, unless another node runs it."""

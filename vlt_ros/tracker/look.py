@@ -23,12 +23,13 @@ class Sighting(NamedTuple):
 
     box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window, or, of a
     network that recognises, the probability that this is the template's target; in [0, 1], 0 when the network's output
-    was not finite. point: the box's centre in frame pixels.
+    was not finite. point: the box's centre in frame pixels. score: the score map's value in any case.
     """
 
     box: Box
     confidence: float
     point: tuple[float, float]
+    score: float = 0.0
 
     def reaches(self, threshold: float) -> bool:
         """Whether it is ``threshold`` sure; an output that was not finite never is, not even for 0."""
@@ -121,10 +122,11 @@ class Looker:
         confidence = float(maps.score.flatten()[index[0]])
         if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
+        score_there = confidence
         if template is not None and template.places is not None:
             confidence = self._recognise(maps.tokens, template.places, boxes[0], confidence)
         box = to_frame(tuple(values), window)
-        return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2))
+        return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2), score_there)
 
     def _recognise(self, tokens: Tensor, known: Tensor, box: Tensor, score: float) -> float:
         """The probability that a found box (4: centre and size as parts of the window) shows the template's target."""

@@ -30,8 +30,10 @@ class Target:
 
     state: see :class:`State`.
     box: (x, y, width, height) in pixels of the frame, top-left corner first; only in TRACKING and UNCERTAIN.
-        In UNCERTAIN with a confidence below lost_threshold it is the last box believed, not a new one.
-    confidence: in [0, 1], of this frame; while SEARCHING or LOST that of the one window looked at in this frame.
+        In UNCERTAIN with a confidence below lost_threshold it is not to be trusted: the last box believed, or something
+        that may be the target.
+    confidence: in [0, 1], of this frame, and of those just before where the network recognises its target; while
+        SEARCHING or LOST that of the one window looked at in this frame.
     target_id: changes only with a new command or box; 0 before the first.
     text: the command's sentence.
     last_seen: stamp in seconds of the newest frame in which the target was seen (confidence at least
@@ -69,7 +71,7 @@ class TrackerSettings:
 
     track_threshold: float = 0.45
     lost_threshold: float = 0.35
-    lost_after_s: float = 1.0
+    lost_after_s: float = 0.6
     reacquire: bool = True
     search_interval_frames: int = 1
 

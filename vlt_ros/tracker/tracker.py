@@ -21,6 +21,8 @@ from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 FRAME_INTERVAL_S = 1 / 30
 # The search region's largest growth: training saw targets as small in it.
 MAX_GROWTH = 1.75
+# Time over which frames speak together for or against the target [s].
+SETTLE_S = 0.1
 
 
 # Looks that measure an extent: shifts in target sizes, factor on the search region.
@@ -131,6 +133,8 @@ class Tracker:
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
         self._below_since: float | None = None
+        self._believed: Box | None = None       # the last one that was not doubted
+        self._belief: tuple[float, float] | None = None
         self._misses = 0
         self._clock = 0.0
         self._frames_searched = 0
@@ -249,7 +253,8 @@ class Tracker:
 
     def _adopt(self, template, box: Box) -> None:
         self._template = template
-        self._box, self._search, self._below_since, self._misses = box, None, None, 0
+        self._box = self._believed = box
+        self._search, self._below_since, self._misses, self._belief = None, None, 0, None
 
     def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
         """What the network makes of the given box in its own frame, from a few looks around it."""
@@ -297,34 +302,54 @@ class Tracker:
         growth = min(following.search_growth**self._misses, MAX_GROWTH)
         window = window_around(self._box, following.search_factor * growth)
         sighting = self._looker.look(image, window, self._template, self._words, following.centre_weight / growth)
-        confidence = sighting.confidence
-        if not sighting.reaches(settings.lost_threshold):
+        confidence = self._settled(sighting.confidence, now)
+        believed = sighting.confidence > 0 and confidence >= settings.lost_threshold
+        if believed:
+            self._below_since = None
+        elif self._below_since is None:
+            self._below_since = now
+        if not believed and now - self._below_since >= settings.lost_after_s:
+            self._search = AppearanceSearch(self._looker, self._template, self._words, self._believed,
+                                            self._proposer(old.text))
+            self._frames_searched = 0
+            return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
+        if sighting.confidence == 0 or sighting.score < settings.lost_threshold:
             self._misses += 1
-            if self._below_since is None:
-                self._below_since = now
-            if now - self._below_since >= settings.lost_after_s:
-                self._search = AppearanceSearch(self._looker, self._template, self._words, self._box,
-                                                self._proposer(old.text))
-                self._frames_searched = 0
-                return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
-        self._below_since, self._misses = None, 0
+        # What looks right is followed even while it is doubted: it may be the target, turned.
+        self._misses = 0
         x, y, w, h = self._box
         seen = sighting.box
         if following.about_centre:
             seen = (seen[0] + x + w / 2 - window.side / 2 - window.x, seen[1] + y + h / 2 - window.side / 2 - window.y,
                     *seen[2:])
-        box = self._smooth(self._extent.apply(seen), confidence)
+        box = self._smooth(self._extent.apply(seen), sighting.score)
         self._box = clip(box, width, height, min(10, width, height))
-        state = State.TRACKING if confidence >= settings.track_threshold else State.UNCERTAIN
-        return Target(state, self._box, confidence, old.target_id, old.text, now)
+        if believed:
+            self._believed = self._box
+        state = State.TRACKING if believed and confidence >= settings.track_threshold else State.UNCERTAIN
+        return Target(state, self._box, confidence, old.target_id, old.text, now if believed else old.last_seen)
 
-    def _smooth(self, box: Box, confidence: float) -> Box:
+    def _settled(self, confidence: float, now: float) -> float:
+        """A probability by this frame and those just before: a logit's mean over about SETTLE_S.
+
+        Single frames mislead, of an impostor as of the target turned. The head's score alone is as it is.
+        """
+        if not self.network.config.recognition or not confidence:
+            return confidence
+        logit = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
+        if self._belief is not None:
+            before, then = self._belief
+            logit = before + (logit - before) * (1 - math.exp(min(then - now, 0.0) / SETTLE_S))
+        self._belief = logit, now
+        return 1 / (1 + math.exp(-logit))
+
+    def _smooth(self, box: Box, score: float) -> Box:
         """The new centre with a size between the old and the new one: sizes jump more than targets do."""
         if self.following.size_smoothing == 1:
             return box
         x, y, w, h = box
-        share = self.following.size_smoothing * min(1.0, confidence / 0.5)
+        share = self.following.size_smoothing * min(1.0, score / 0.5)
         smooth_w = math.exp((1 - share) * math.log(self._box[2]) + share * math.log(max(w, 1.0)))
         smooth_h = math.exp((1 - share) * math.log(self._box[3]) + share * math.log(max(h, 1.0)))
         return x + (w - smooth_w) / 2, y + (h - smooth_h) / 2, smooth_w, smooth_h
