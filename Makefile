@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 # A Python of another venv with ROS wheels may have started make; its marks must not reach ours.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup demo test lint types lock audit soak fuzz bugs assets clean
+.PHONY: help setup demo test lint types docs lock audit soak fuzz bugs assets clean
 # Everything that a test may need of ROS: field checks are off by default in the wheels.
 ROS_ENV := ROS_PYTHON_CHECK_FIELDS=1 ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_LOCALHOST_ONLY=1
 FLOOR := 90
@@ -16,6 +16,7 @@ help:
 	@echo "make demo    the real node follows a target in a real video; results in out/demo"
 	@echo "make test    ruff, mypy, the test suite and its coverage (PYTEST_ARGS=... for a part)"
 	@echo "make lint    ruff;  make types   mypy"
+	@echo "make docs    docs/reference.md from the code's declarations"
 	@echo "make soak    the node at full rate for an hour (SECONDS=...); plot in out/soak"
 	@echo "make fuzz    coverage-guided fuzzing of every door (SECONDS=... for each)"
 	@echo "make bugs    plant a bug behind each promise and see a test fail"
@@ -41,6 +42,9 @@ lint: setup
 
 types: setup
 	$(RUN) -m mypy
+
+docs: setup
+	$(ROS_ENV) $(RUN) tools/reference.py
 
 lock: setup
 	$(RUN) -m venv build/uv && build/uv/bin/pip install -q uv==0.13.9 && build/uv/bin/python tools/lock.py

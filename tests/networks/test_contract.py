@@ -342,17 +342,17 @@ def test_lgtracks_levels_and_query_each_carry_language(make, crops):
 
 
 # a new system ---------------------------------------------------------------------------------------------
-def test_the_readmes_new_tracker_is_one_file_and_one_line(crops, tmp_path, monkeypatch):
-    """The README's file, found by the README's line, is built, hears, sees, and goes to a file and back."""
+def test_the_documents_new_tracker_is_one_file_and_one_line(crops, tmp_path, monkeypatch):
+    """The file in docs/trackers.md, found by the line there, is built, hears, sees, and goes to a file and back."""
     import re
     from pathlib import Path
     from pkgutil import resolve_name
 
     import vlt_ros.networks
 
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class Mine(" in block)
-    name, place = re.search(r'`"(\w+)": "(mine:Mine)",`', readme).groups()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "trackers.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Mine(" in block)
+    name, place = re.search(r'`"(\w+)": "(mine:Mine)",`', page).groups()
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom torch import nn\n"
         "from vlt_ros.networks.base import LanguageConfig, TrackingNetwork\n" + code)

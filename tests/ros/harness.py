@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
 # Upper bounds alone: a machine that does much else takes minutes to start a process.
 PATIENCE_S, START_S = 60.0, 180.0
 BOX = (40.0, 30.0, 30.0, 40.0)
+
+
+def fill(message: Any, values: dict) -> None:
+    """As `ros2 topic pub` does: YAML into a message; rclpy's field checks refuse what does not fit."""
+    for name, value in values.items():
+        field = getattr(message, name)
+        if isinstance(value, dict):
+            fill(field, value)
+        else:
+            setattr(message, name, type(field)(value) if isinstance(field, float) else value)
+
+
+def kind_of(name: str) -> Any:
+    """The class of a type's full name, package/msg/Name."""
+    package, folder, kind = name.split("/")
+    return getattr(import_module(f"{package}.{folder}"), kind)
 
 
 class NodeProcess:

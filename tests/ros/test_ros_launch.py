@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch files, viewers' configurations and the README's commands against what is really there."""
+"""Launch files and viewers' configurations against what is really there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import ast
 import importlib.util
 import json
 import re
-import shlex
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,15 @@ WHY = "needs a sourced ROS 2 or the wheels of `make setup`"
 pytest.importorskip("rclpy", reason=WHY)
 pytest.importorskip("vlt_ros.msg", reason=WHY)
 
+from harness import fill, kind_of  # noqa: E402
+
 from vlt_ros.ros.parameters import Parameters  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 # Not parameters of the node: what launch itself does with a process.
-OF_LAUNCH = {"namespace", "cameras", "params_file", "image_topic", "camera_info_topic", "use_sim_time", "use_respawn",
-             "log_level", "rviz"}
+OF_LAUNCH = {"namespace", "cameras", "params_file", "image_topic", "camera_info_topic", "depth_topic", "use_sim_time",
+             "use_respawn", "log_level", "rviz"}
 
 
 def calls(file: Path, name: str) -> list[ast.Call]:
@@ -40,6 +40,9 @@ def test_every_argument_is_declared_described_and_used(file):
     used = {call.args[0].value for call in calls(file, "LaunchConfiguration") if isinstance(call.args[0], ast.Constant)}
     for helper in ("if_given", "always"):
         used |= {call.args[0].value for call in calls(file, helper)}
+    if calls(file, "IncludeLaunchDescription"):     # the included file sees them all
+        included = calls(ROOT / "launch" / "tracker.launch.py", "DeclareLaunchArgument")
+        used |= {call.args[0].value for call in included} & {call.args[0].value for call in declared}
     assert used == {call.args[0].value for call in declared}
     assert not calls(file, "OpaqueFunction"), "it would hide arguments from --show-args"
 
@@ -65,64 +68,6 @@ def test_real_launch_takes_the_files(file):
     assert isinstance(description, LaunchDescription)
     declared = {call.args[0].value for call in calls(file, "DeclareLaunchArgument")}
     assert {argument.name for argument in description.get_launch_arguments()} == declared
-
-
-def fill(message, values: dict) -> None:
-    """As `ros2 topic pub` does: YAML into a message; rclpy's field checks refuse what does not fit."""
-    for name, value in values.items():
-        field = getattr(message, name)
-        if isinstance(value, dict):
-            fill(field, value)
-        else:
-            setattr(message, name, type(field)(value) if isinstance(field, float) else value)
-
-
-def readme_lines(command: str) -> list[list[str]]:
-    lines = [shlex.split(line, comments=True) for line in (ROOT / "README.md").read_text().splitlines()
-             if line.startswith(command)]
-    assert lines, command
-    return lines
-
-
-def kind_of(name: str):
-    package, folder, kind = name.split("/")
-    return getattr(import_module(f"{package}.{folder}"), kind)
-
-
-def test_readme_s_topic_commands_fit_the_node_s_topics():
-    inputs = {"command": "std_msgs/msg/String", "target_command": "vlt_ros/msg/TargetCommand",
-              "clicked_point": "geometry_msgs/msg/PointStamped"}
-    seen = set()
-    for _, _, verb, once, topic, kind, text in readme_lines("ros2 topic pub"):
-        name = topic.rsplit("/", 1)[1]
-        assert (verb, once, inputs[name]) == ("pub", "--once", kind)
-        message = kind_of(kind)()
-        before = repr(message)
-        fill(message, yaml.safe_load(text))
-        assert repr(message) != before or text == "{data: ''}"
-        seen.add(name)
-    assert seen == set(inputs)
-    with pytest.raises((AttributeError, AssertionError)):
-        fill(kind_of("std_msgs/msg/String")(), {"datum": "x"})
-    with pytest.raises((AttributeError, AssertionError)):
-        fill(kind_of("std_msgs/msg/String")(), {"data": 7})
-
-
-def test_readme_s_service_commands_are_answered(robot):
-    for _, _, _, service, kind, *text in readme_lines("ros2 service call"):
-        request = kind_of(kind).Request()
-        fill(request, yaml.safe_load(text[0]) if text else {})
-        assert service.startswith("/vlt_tracker/")
-        answer = robot.call(kind_of(kind), service.rsplit("/", 1)[1], request)
-        assert answer.success == (service != "/vlt_tracker/reset"), "without a target there is nothing to search for"
-
-
-def test_readme_s_launch_commands_give_arguments_that_are_there():
-    for words in readme_lines("ros2 launch vlt_ros"):
-        if words[3] == "FILE":
-            continue
-        declared = {call.args[0].value for call in calls(ROOT / "launch" / words[3], "DeclareLaunchArgument")}
-        assert {word.split(":=")[0] for word in words[4:]} <= declared
 
 
 def test_viewers_show_topics_that_the_node_has(robot):

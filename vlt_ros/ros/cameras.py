@@ -20,7 +20,7 @@ def node_arguments(arguments: list[str]) -> list[dict[str, Any]]:
     Returns:
         One for each camera of ``--cameras``; without it one, with nothing in it.
     """
-    parser = ArgumentParser(prog="vlt_tracker", description="Follow what a phrase or a box names; see README.md.")
+    parser = ArgumentParser(prog="vlt_tracker", description="Follow what a phrase or a box names; see docs/robot.md.")
     parser.add_argument("--cameras", type=_cameras, metavar="NAMESPACE[=IMAGE_TOPIC],...", default=[{}],
                         help="a node for each camera in this one process, which share what they can")
     return parser.parse_args(arguments).cameras

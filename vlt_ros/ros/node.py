@@ -89,7 +89,7 @@ def _transition(failure: TransitionCallbackReturn) -> Callable:
 
 
 class VltTracker(LifecycleNode):
-    """Follows what a phrase or a box names through a camera's images. See README.md for its interface."""
+    """Follows what a phrase or a box names through a camera's images. See docs/reference.md for its interface."""
 
     _instead: tuple[int, str] | None            # (state, reason) that hides the tracker's own state
     _last_stamp: float | None                   # of the image before [s]
