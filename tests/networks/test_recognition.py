@@ -81,9 +81,11 @@ def test_it_is_a_part_of_the_file_and_nothing_else_changes(tmp_path, network):
     template, search = torch.randn(1, 3, 28, 28), torch.randn(1, 3, 56, 56)
     old = load_network(tmp_path / "plain.safetensors", device="cpu", precision="fp32", runtime="eager")
     with torch.inference_mode():
-        maps, before = (net.track(search, net.encode_template(template), net.encode_text([""])) for net in (again, old))
-    assert all(torch.equal(a, b) for a, b in zip(maps[:3], before[:3], strict=True))
-    assert before.tokens is None and maps.tokens.shape == (1, 64, 32)
+        given = [(net, (search, net.encode_template(template), net.encode_text([""]))) for net in (again, old)]
+        maps, before = (net.track(*inputs) for net, inputs in given)
+        followed, tokens = again.follow(*given[0][1])
+    assert all(torch.equal(a, b) for a, b in zip(maps, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(maps, followed, strict=True)) and tokens.shape == (1, 64, 32)
 
 
 def test_confidence_is_the_probability_and_the_box_is_the_heads(network):

@@ -305,7 +305,7 @@ def test_shipped_weights_are_in_a_checkout():
     named, unnamed = folder / "pjvlt_s.safetensors", folder / "pjvlt_s_unnamed.safetensors"
     assert all(path.stat().st_size <= 45e6 for path in (named, unnamed))
     assert read_network(unnamed).config == CONFIGS["pjvlt_s"]
-    assert read_network(named).config == replace(CONFIGS["pjvlt_s"], naming_layers=6)
+    assert read_network(named).config == replace(CONFIGS["pjvlt_s"], naming_layers=6, recognition=32)
 
 
 # devices --------------------------------------------------------------------------------------------------

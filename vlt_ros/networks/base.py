@@ -295,9 +295,12 @@ class TrackingNetwork(nn.Module):
     # every frame ------------------------------------------------------------------------------------------
     def track(self, search: Tensor, template: Tensor, words: Any) -> Maps:
         """Search crop (B, 3, Hx, Wx) with what :meth:`encode_template` and :meth:`encode_text` gave: the maps."""
+        return self.follow(search, template, words)[0]
+
+    def follow(self, search: Tensor, template: Tensor, words: Any) -> tuple[Maps, Tensor]:
+        """As :meth:`track`, with the search tokens (B, Nx, C) before the first joint layer, which are recognised by."""
         tokens = self.encode_search(search)
-        maps = self.maps(self.encode(tokens, template, words)["search"])
-        return maps._replace(tokens=tokens) if self.config.recognition else maps
+        return self.maps(self.encode(tokens, template, words)["search"]), tokens
 
     def ground(self, search: Tensor, words: Any, phrase: Tensor | None = None) -> Maps:
         """Text alone: the maps of search crops (B, 3, Hx, Wx) by :meth:`encode_text` and :meth:`encode_phrase`."""

@@ -41,8 +41,7 @@ class FrameGraph(nn.Module):
         network = self.network
         tokens = network.encode_search(search)
         encoded = network.encode(tokens, template, tree_unflatten(list(words), self._structure))
-        score, offset, size, _ = network.maps(encoded["search"])
-        return score, offset, size, tokens
+        return (*network.maps(encoded["search"]), tokens)
 
     def example(self, batch: int = 1) -> tuple[Tensor, ...]:
         """Inputs of the right shapes and types: zeros for the crop and a blank template, words of empty sentences."""
@@ -75,4 +74,4 @@ def flat(words: Any) -> list[Tensor]:
 
 def maps_of(outputs: tuple[Tensor, ...]) -> Maps:
     """A graph's outputs as maps."""
-    return Maps(*outputs)
+    return Maps(*outputs[:3])

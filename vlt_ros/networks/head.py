@@ -16,13 +16,11 @@ class Maps(NamedTuple):
     offset: (B, 2, S, S), x then y, in cells.
     size: (B, 2, S, S), width then height as fractions of the search region. (Eq. 13 writes h, w; OSTrack's
         order w, h is kept so that its checkpoints load.)
-    tokens: the search tokens (B, S*S, C) before the first joint layer, where a network recognises by them.
     """
 
     score: Tensor
     offset: Tensor
     size: Tensor
-    tokens: Tensor | None = None
 
 
 class CentreHead(nn.Module):

@@ -187,7 +187,12 @@ class CompiledNetwork:
 
     def track(self, search: Tensor, template: Tensor, words: Any) -> Maps:
         """As :meth:`TrackingNetwork.track`."""
-        return maps_of(self._run(search, template, words))
+        return self.follow(search, template, words)[0]
+
+    def follow(self, search: Tensor, template: Tensor, words: Any) -> tuple[Maps, Tensor]:
+        """As :meth:`TrackingNetwork.follow`."""
+        outputs = self._run(search, template, words)
+        return maps_of(outputs), outputs[3]
 
     def ground(self, search: Tensor, words: Any, phrase: Tensor | None = None) -> Maps:
         """As :meth:`TrackingNetwork.ground`; names are read in torch from the tokens that the frame gives."""

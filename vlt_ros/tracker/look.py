@@ -96,14 +96,24 @@ class Looker:
 
     def maps(self, image: np.ndarray, window: Window, template: Template | None, words: Words) -> Maps:
         """The head's maps over a window, on the CPU; without a template, by the words alone."""
+        return self._seen(image, window, template, words)[0]
+
+    def _seen(self, image: np.ndarray, window: Window, template: Template | None,
+              words: Words) -> tuple[Maps, Tensor | None]:
+        """The maps, and with a template that is recognised the tokens for that."""
         search = self._tensor(image, window, self.size)
         began = time.perf_counter()
         with torch.inference_mode():
-            maps = (self.network.ground(search, *words) if template is None
-                    else self.network.track(search, template.tokens, words.fused))
-            maps = Maps(maps.score.cpu(), maps.offset.cpu(), maps.size.cpu(), maps.tokens)
+            tokens = None
+            if template is None:
+                maps = self.network.ground(search, *words)
+            elif template.places is None:
+                maps = self.network.track(search, template.tokens, words.fused)
+            else:
+                maps, tokens = self.network.follow(search, template.tokens, words.fused)
+            maps = Maps(*(m.cpu() for m in maps))
         self.network_seconds += time.perf_counter() - began
-        return maps
+        return maps, tokens
 
     def look(self, image: np.ndarray, window: Window, template: Template | None, words: Words,
              centre_weight: float = 0.0) -> Sighting:
@@ -115,7 +125,7 @@ class Looker:
             centre_weight: share of the Hann window in the score that picks the cell, in [0, 1]; 0 when nothing
                 is known of where in the window the target is.
         """
-        maps = self.maps(image, window, template, words)
+        maps, tokens = self._seen(image, window, template, words)
         score = (1 - centre_weight) * maps.score + centre_weight * self._hann * maps.score
         boxes, index = decode(maps, score)
         values = boxes[0].tolist()
@@ -123,8 +133,8 @@ class Looker:
         if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
         score_there = confidence
-        if template is not None and template.places is not None:
-            confidence = self._recognise(maps.tokens, template.places, boxes[0], confidence)
+        if tokens is not None and template is not None and template.places is not None:
+            confidence = self._recognise(tokens, template.places, boxes[0], confidence)
         box = to_frame(tuple(values), window)
         return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2), score_there)
 
