@@ -642,7 +642,7 @@ def recognised(network, monkeypatch):
 
 
 def test_a_doubted_target_is_followed_and_then_lost_where_it_was_believed(recognised, network, scene):
-    tracker = Tracker(network, TrackerSettings(lost_after_s=0.5))
+    tracker = Tracker(network, TrackerSettings(lost_after_s=0.1))
     tracker.start(image=scene(red=RED), box=RED, stamp=0.0)
     for k in range(1, 6):
         trusted = tracker.track(scene(red=RED), k / 10)

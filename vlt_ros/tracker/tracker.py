@@ -23,6 +23,8 @@ FRAME_INTERVAL_S = 1 / 30
 MAX_GROWTH = 1.75
 # Time over which frames speak together for or against the target [s].
 SETTLE_S = 0.1
+# As many times lost_after_s may something be followed that is not recognised.
+DOUBT = 5
 
 
 # Looks that measure an extent: shifts in target sizes, factor on the search region.
@@ -133,6 +135,7 @@ class Tracker:
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
         self._below_since: float | None = None
+        self._unseen_since: float | None = None
         self._believed: Box | None = None       # the last one that was not doubted
         self._belief: tuple[float, float] | None = None
         self._misses = 0
@@ -254,7 +257,7 @@ class Tracker:
     def _adopt(self, template, box: Box) -> None:
         self._template = template
         self._box = self._believed = box
-        self._search, self._below_since, self._misses, self._belief = None, None, 0, None
+        self._search, self._below_since, self._unseen_since, self._misses, self._belief = None, None, None, 0, None
 
     def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
         """What the network makes of the given box in its own frame, from a few looks around it."""
@@ -304,16 +307,24 @@ class Tracker:
         sighting = self._looker.look(image, window, self._template, self._words, following.centre_weight / growth)
         confidence = self._settled(sighting.confidence, now)
         believed = sighting.confidence > 0 and confidence >= settings.lost_threshold
+        is_seen = sighting.confidence > 0 and sighting.score >= settings.lost_threshold
         if believed:
             self._below_since = None
         elif self._below_since is None:
             self._below_since = now
-        if not believed and now - self._below_since >= settings.lost_after_s:
+        if is_seen:
+            self._unseen_since = None
+        elif self._unseen_since is None:
+            self._unseen_since = now
+        # What is seen but not recognised may be the target, turned: that is given more time.
+        if self._below_since is not None and (
+                now - self._below_since >= DOUBT * settings.lost_after_s
+                or self._unseen_since is not None and now - self._unseen_since >= settings.lost_after_s):
             self._search = AppearanceSearch(self._looker, self._template, self._words, self._believed,
                                             self._proposer(old.text))
             self._frames_searched = 0
             return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
-        if sighting.confidence == 0 or sighting.score < settings.lost_threshold:
+        if not is_seen:
             self._misses += 1
             return replace(old, state=State.UNCERTAIN, confidence=confidence)
         # What looks right is followed even while it is doubted: it may be the target, turned.
