@@ -38,7 +38,7 @@ from vlt_ros.networks.systems import build_network
 from vlt_ros.networks.weights import choose_device, read_network, save_network
 from vlt_ros.tracker import Tracker, TrackerSettings
 from vlt_ros.tracker.geometry import window_around
-from vlt_ros.tracker.look import Looker, Words
+from vlt_ros.tracker.look import Looker, Template, Words
 
 SENTENCE, OTHER_SENTENCE = "the person in the red jacket", "the dog on the left"
 FRAME = (1280, 720)
@@ -278,8 +278,9 @@ def tracker_rows(network) -> list[Row]:
     nothing = SimpleNamespace(config=network.config, device=network.device, backbone=network.backbone,
                               track=lambda *inputs: maps)
     looker, window = Looker(nothing), window_around(boxes[0], tracker.following.search_factor)
+    known = Template(torch.zeros(1), None)
     rows.append(Row(f"crop, normalise, decode, {size}", "opencv, torch", network.precision,
-                    lambda: looker.look(pictures[0], window, (), Words((), None), 0.3)))
+                    lambda: looker.look(pictures[0], window, known, Words((), None), 0.3)))
     for name in ("csrt", "kcf"):
         peer = Peer(name).build()
         peer.start(image=pictures[0], box=boxes[0])

@@ -47,7 +47,8 @@ class Parameters:
                                         runtime=True, low=0.0, high=1.0)
     lost_threshold: float = _parameter(0.35, "Confidence below which the target counts as not seen; at most "
                                        "track_threshold", runtime=True, low=0.0, high=1.0)
-    lost_after_s: float = _parameter(0.6, "Time unseen after which the target is LOST [s]",
+    lost_after_s: float = _parameter(0.6, "Time unseen after which the target is LOST, three times as long for "
+                                 "what is seen but not recognised [s]",
                                      runtime=True, low=0.0, high=3600.0)
     reacquire: bool = _parameter(True, "Search the whole image again for a lost target", runtime=True)
     search_interval_frames: int = _parameter(1, "While searching, look only at every n-th frame",

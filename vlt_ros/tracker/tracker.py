@@ -24,7 +24,7 @@ MAX_GROWTH = 1.75
 # Time over which frames speak together for or against the target [s].
 SETTLE_S = 0.1
 # As many times lost_after_s may something be followed that is not recognised.
-DOUBT = 5
+DOUBT = 3
 
 
 # Looks that measure an extent: shifts in target sizes, factor on the search region.
