@@ -174,7 +174,7 @@ def test_queues_have_the_depths_of_the_contract(robot):
     with patch.object(VltTracker, "create_subscription", lambda self, kind, name, call, qos, **_: made.append(qos)), \
             patch.object(VltTracker, "create_timer"):
         node = VltTracker.__new__(VltTracker)
-        node._steady = None
+        node._steady, node._more_inputs = None, []
         node._subscribe(SimpleNamespace(image_transport="raw"))
     assert [(qos.depth, qos.history) for qos in made] == [(1, HistoryPolicy.KEEP_LAST)] * 3
     assert [qos.reliability.name for qos in made] == ["BEST_EFFORT", "RELIABLE", "RELIABLE"]

@@ -39,7 +39,8 @@ def frame_inputs(network: TrackingNetwork, root: str | Path) -> list[dict[str, n
 
     def keep(*inputs: Tensor) -> tuple[Tensor, ...]:
         kept.append({name: tensor.numpy().copy() for name, tensor in zip(graph.input_names(), inputs, strict=True)})
-        return tuple(torch.zeros(1, channels, side, side) for channels in (1, 2, 2))
+        return (*(torch.zeros(1, channels, side, side) for channels in (1, 2, 2)),
+                torch.zeros(1, side * side, network.config.dim))
 
     recorder = CompiledNetwork(network, keep)
     recorder.device = torch.device("cpu")

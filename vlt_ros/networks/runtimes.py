@@ -22,6 +22,7 @@ import io
 import json
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from hashlib import sha256
@@ -272,10 +273,13 @@ class OpenVINOFrame:
             "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads()})
         self._request = self._compiled.create_infer_request()
+        # Several cameras of one process share a network, and a request does one frame at a time.
+        self._turn = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = self._request.infer([tensor.numpy() for tensor in inputs], share_inputs=True)
-        return tuple(torch.from_numpy(results[name]) for name in OUTPUTS)
+        with self._turn:
+            results = self._request.infer([tensor.numpy() for tensor in inputs], share_inputs=True)
+            return tuple(torch.from_numpy(results[name]) for name in OUTPUTS)
 
 
 def _openvino(network: TrackingNetwork, precision: str, calibrated: Any) -> OpenVINOFrame:
