@@ -33,7 +33,7 @@ def break_network(switch: Path) -> None:
     from vlt_ros.tracker.look import Looker
 
     ends = switch.with_name("ends")     # a hang lasts until this file is there
-    right_maps, right_words = Looker.maps, Looker.words
+    right_seen, right_words = Looker._seen, Looker.words
 
     def fault() -> str:
         what = switch.read_text() if switch.exists() else ""
@@ -51,18 +51,18 @@ def break_network(switch: Path) -> None:
         while what == "hang" and not ends.exists():
             time.sleep(0.01)
 
-    def maps(self, *arguments):
+    def seen(self, *arguments):
         what = fault()
         fail(what)
-        found = right_maps(self, *arguments)
-        return Maps(*(torch.full_like(one, float("nan")) for one in found)) if what == "nan" else found
+        maps, tokens = right_seen(self, *arguments)
+        return Maps(*(torch.full_like(one, float("nan")) for one in maps)) if what == "nan" else maps, tokens
 
     def words(self, text):
         what = fault()
         fail(what)
         return right_words(self, text)
 
-    Looker.maps, Looker.words = maps, words
+    Looker._seen, Looker.words = seen, words
 
 
 if __name__ == "__main__":
