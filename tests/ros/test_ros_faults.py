@@ -174,8 +174,9 @@ def test_hanging_node_ends_on_sigterm(ros, weights, tmp_path):
         robot.wait(lambda: robot.state() == "active", START_S, "autostart")
         switch.write_text("hang")
         robot.wait_for_subscriber(robot.command)
+        process.wait_for("no image on")     # what hides behind the silence is said too
         robot.say("the red mug")
-        process.wait_for("the network has not come back")
+        process.wait_for("-> INPUT_TIMEOUT: the network has not come back")
         assert process.send(signal.SIGTERM) == 0
     finally:
         robot.close()

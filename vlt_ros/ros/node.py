@@ -114,7 +114,7 @@ class VltTracker(LifecycleNode):
         self._recent = RecentFrames(RECENT_FRAMES_BYTES)
         self._command = (Target.COMMAND_NONE, "")
         self._publishing = threading.Lock()          # the inference thread publishes, and the watchdog when that hangs
-        self._last_state: int | None = None          # as it was last published
+        self._last_logged: tuple[int | None, str] = None, ""    # state, and the reason when it is not the tracker's own
         self._namesakes = 0                          # other nodes of this name
         self._forget_images()
         self._enabled = True
@@ -158,7 +158,7 @@ class VltTracker(LifecycleNode):
                           self.create_service(SetBool, "~/enable", self._enable)]
         self._network, self._tracker, self._grounder = network, tracker, grounder
         self._command, self.failure = (Target.COMMAND_NONE, ""), ""
-        self._last_status = self._last_state = None
+        self._last_status, self._last_logged = None, (None, "")
         self._outputs.append(Detections(self))
         if values.use_depth:
             position = TargetPosition(self, values.depth_scale, values.target_frame,
@@ -562,14 +562,15 @@ class VltTracker(LifecycleNode):
             if status != self._last_status:
                 self._last_status = status
                 self._status_publisher.publish(message)
-            if message.state != self._last_state:
+            news = message.state, instead or ""     # silence may turn into a network that hangs: both are logged
+            if news != self._last_logged:
                 self._log_state(message, instead)
-                self._last_state = message.state
+                self._last_logged = news
         return message
 
     def _log_state(self, message: Target, reason: str) -> None:
-        """One line for a change of state."""
-        line = f"{_state_name(self._last_state)} -> {_state_name(message.state)}"
+        """One line for a change of state, or of what keeps images from being answered."""
+        line = f"{_state_name(self._last_logged[0])} -> {_state_name(message.state)}"
         if message.state == Target.INPUT_TIMEOUT:
             self.get_logger().error(f"{line}: {reason}")
         elif message.state == Target.LOST:
