@@ -573,13 +573,13 @@ def test_half_precision_tracks(precision, tmp_path):
 
 def test_search_region_grows_while_the_target_is_not_seen_and_shrinks_when_it_is_back(network, scene, monkeypatch):
     """A target that jumps out of its region is met again without a search of the whole frame."""
-    sides, look = [], Looker.look
+    sides, right = [], Looker.looks
 
-    def spy(self, image, window, *rest):
-        sides.append(window.side)
-        return look(self, image, window, *rest)
+    def spy(self, looks):
+        sides.extend(look.window.side for look in looks)
+        return right(self, looks)
 
-    monkeypatch.setattr(Looker, "look", spy)
+    monkeypatch.setattr(Looker, "looks", spy)
     tracker = Tracker(network, TrackerSettings(lost_after_s=10))
     tracker.start("red", scene(red=(100, 100, 30, 30)), (100, 100, 30, 30))
     sides.clear()
