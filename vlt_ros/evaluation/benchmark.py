@@ -216,7 +216,7 @@ class Bench:
                     return network.track(search, template, words)
 
             maps = call()
-            difference = _difference(self.maps, Maps(*(m[:1] for m in maps)))
+            difference = _difference(self.maps, Maps(*(m[:1] for m in maps[:3])))
             # Where the maps hardly move with the image, equal ones would show nothing.
             shown = self.sensitivity["image"] > 10 * TOLERANCE
             self._add(Row(self.what, runtime, precision, call, batch, difference <= TOLERANCE if shown else None,
@@ -228,7 +228,7 @@ class Bench:
 
 
 def _difference(first: Maps, second: Maps) -> float:
-    return max(float((a.float().cpu() - b.float().cpu()).abs().max()) for a, b in zip(first, second, strict=True))
+    return max(float((a.float().cpu() - b.float().cpu()).abs().max()) for a, b in zip(first[:3], second[:3], strict=True))
 
 
 def vision_only(config: NetworkConfig) -> OSTrackConfig:
@@ -389,8 +389,8 @@ def numbers(rows: Iterable[Row], naive: Row, products: Iterable[Row]) -> list[di
     Returns:
         what, runtime, precision, batch, exact, difference, parameters, gflops as in :class:`Row`; median_ms, low_ms and
         high_ms (quartiles); each_ms, the median for each crop or target of the batch; cpu_ms, the median of all
-        threads' processor time; ratio_to_naive, how many of its calls fit into the naive one; fraction, achieved share of the
-        best matrix product of that precision; roofline_ms, what that product's rate and the memory's would need.
+        threads' processor time; ratio_to_naive, how many of its calls fit into the naive one; fraction, achieved share
+        of the best matrix product of that precision; roofline_ms, what that product's rate and the memory's would need.
     """
     products = list(products)
     rate = {precision: max(row.gflops / row.median for row in products if row.gflops and row.precision == precision)
