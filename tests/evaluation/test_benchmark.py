@@ -17,8 +17,8 @@ from vlt_ros.evaluation import benchmark as bench
 from vlt_ros.networks import CONFIGS, build_network, save_network
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = {"what", "runtime", "precision", "batch", "exact", "difference", "median_ms", "low_ms", "high_ms", "cpu_ms",
-       "ratio_to_naive", "parameters", "gflops", "fraction", "roofline_ms"}
+ROW = {"what", "runtime", "precision", "batch", "exact", "difference", "median_ms", "each_ms", "low_ms", "high_ms",
+       "cpu_ms", "ratio_to_naive", "parameters", "gflops", "fraction", "roofline_ms"}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def row(what, *seconds, runtime="eager", precision="fp32", **facts):
 
 
 def test_numbers_are_medians_ratios_and_shares_of_what_the_machine_can_do():
-    naive = row("x naive", 0.4, 0.2, 0.3, exact=True, gflops=6.0, weight_bytes=100)
+    naive = row("x naive", 0.4, 0.2, 0.3, exact=True, batch=2, gflops=6.0, weight_bytes=100)
     fast = row("x", 0.1, 0.1, 0.1, exact=True, gflops=4.0, weight_bytes=100)
     half = row("x", 0.05, 0.05, 0.05, precision="bf16", exact=False, gflops=4.0, weight_bytes=50)
     product = row("matrix product", 0.1, 0.2, 0.1, gflops=8.0)
@@ -50,6 +50,7 @@ def test_numbers_are_medians_ratios_and_shares_of_what_the_machine_can_do():
     copy = row("memory copy", 0.5, 0.5, 0.5, precision="", weight_bytes=500)
     got = bench.numbers([naive, fast, half, product, copy], naive, [slower, product, copy])
     assert [one["median_ms"] for one in got] == [300.0, 100.0, 50.0, 100.0, 500.0]
+    assert [one["each_ms"] for one in got] == [150.0, 100.0, 50.0, 100.0, 500.0]        # the first is a batch of two
     assert (got[0]["low_ms"], got[0]["high_ms"]) == (250.0, 350.0)
     assert [one["ratio_to_naive"] for one in got[:3]] == [1.0, 3.0, 6.0]
     assert [one["fraction"] for one in got] == [0.25, 0.5, None, 1.0, None]        # no bf16 product, no operations
@@ -101,7 +102,8 @@ def test_one_run_writes_everything(small, tmp_path):
     whats = {one["what"] for one in rows}
     assert {"pjvlt_tiny naive", "pjvlt_tiny", "pjvlt_tiny vision only naive", "pjvlt_tiny vision only",
             "pjvlt_tiny tracker, 1280x720", "crop, normalise, decode, 1280x720", "csrt, 1280x720", "kcf, 1280x720",
-            "matrix product", "memory copy"} == whats
+            *(f"targets {count}, 1280x720" for count in bench.TARGETS), "matrix product", "memory copy"} == whats
+    assert [one["batch"] for one in rows if one["what"].startswith("targets")] == list(bench.TARGETS)
     # The maps move with image and sentence, so that equal ones mean something; bf16's are others.
     assert min(report["sensitivity"].values()) > 10 * bench.TOLERANCE
     ours = {(one["runtime"], one["precision"]): one for one in rows if one["what"] == "pjvlt_tiny"}

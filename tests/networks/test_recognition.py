@@ -8,6 +8,7 @@ import torch
 from vlt_ros.networks import CONFIGS, build_network, load_network, save_network
 from vlt_ros.networks.recognition import Recognition, at_places
 from vlt_ros.tracker import Tracker, TrackerSettings
+from vlt_ros.tracker.look import Look
 from vlt_ros.training.recognition import Found, fit_metric, fit_weights, with_recognition
 
 
@@ -98,8 +99,8 @@ def test_confidence_is_the_probability_and_the_box_is_the_heads(network):
         tracker.start("", image=image, box=(40, 30, 40, 40))
         target = tracker.track(image)
         said.append((target.state.name, target.confidence))
-        sighting = tracker._looker.look(image, (window := _window()), tracker._template, tracker._words)
-        maps = tracker._looker.maps(image, window, tracker._template, tracker._words)
+        sighting = tracker.looker.look(image, (window := _window()), tracker._template, tracker._words)
+        maps = tracker.looker.maps([Look(image, window, tracker._template, tracker._words)])
         assert sighting.confidence == pytest.approx(target.confidence, abs=1e-3)
         assert 1e-4 < float(maps.score.max()) < 1 - 1e-4
     assert said[0] == ("UNCERTAIN", pytest.approx(0, abs=1e-3)) and said[1] == ("TRACKING", pytest.approx(1, abs=1e-3))

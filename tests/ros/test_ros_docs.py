@@ -28,6 +28,7 @@ SHARED = {"/rosout", "/parameter_events", "/clock", "/tf", "/tf_static", "/vlt_t
 # Packages that are not on PyPI: there a robot alone has these topics.
 ELSEWHERE = {"vision_msgs"} if importlib.util.find_spec("vision_msgs") is None else set()
 COMMANDS_IN = {"command": "std_msgs/msg/String", "target_command": "vlt_ros/msg/TargetCommand",
+               "add_target": "vlt_ros/msg/TargetCommand", "remove_target": "std_msgs/msg/UInt32",
                "clicked_point": "geometry_msgs/msg/PointStamped"}
 # Packages and verbs of other projects.
 THEIRS = {"foxglove_bridge", "rqt_image_view", "opennav_following", "nav2_lifecycle_manager"}

@@ -18,7 +18,7 @@ from rclpy.serialization import serialize_message  # noqa: E402
 from vlt_ros.msg import Target, TargetCommand  # noqa: E402
 
 POLICY = Path(__file__).resolve().parents[2] / "config" / "sros2_policy.xml"
-STEERING = {"command", "target_command", "clicked_point"}
+STEERING = {"command", "target_command", "add_target", "remove_target", "clicked_point"}
 STEERING_SERVICES = {"reset", "enable", "change_state", "set_parameters", "set_parameters_atomically"}
 
 

@@ -7,7 +7,7 @@ from vlt_ros.networks import Maps
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.tracker import ground
 from vlt_ros.tracker.geometry import Window, crop, hann, window_around
-from vlt_ros.tracker.look import Looker, Words
+from vlt_ros.tracker.look import Look, Looker, Words
 
 NO_WORDS = Words(None, None)
 
@@ -79,7 +79,7 @@ def test_network_is_given_the_normalised_crop(tiny, monkeypatch):
 
 def test_maps_do_not_need_gradients(tiny, scene):
     looker = Looker(tiny)
-    maps = looker.maps(scene(), Window(0, 0, 60), None, looker.words("a dog"))
+    maps = looker.maps([Look(scene(), Window(0, 0, 60), None, looker.words("a dog"))])
     assert not any(m.requires_grad for m in maps) and maps.score.shape == (1, 1, 8, 8)
 
 

@@ -18,14 +18,19 @@ SIZES = sorted({config.search_size for name, config in CONFIGS.items()
 def windows(network, monkeypatch):
     """Every window that is looked at, in order."""
     seen = []
-    look = Looker.look
+    right = Looker.looks
 
-    def spy(self, image, window, *rest):
-        seen.append(window)
-        return look(self, image, window, *rest)
+    def spy(self, looks):
+        seen.extend(look.window for look in looks)
+        return right(self, looks)
 
-    monkeypatch.setattr(Looker, "look", spy)
+    monkeypatch.setattr(Looker, "looks", spy)
     return seen
+
+
+def step(network, search, image, threshold):
+    """A frame of a search with the network's own looks."""
+    return Looker(network).run([search.step(image, threshold)])[0]
 
 
 @pytest.mark.parametrize("input_size", SIZES)
@@ -61,9 +66,9 @@ def test_levels_go_from_the_whole_frame_to_smaller_tiles(width, height, input_si
 def test_sweep_looks_at_every_window_of_every_level_once_and_starts_again(network, scene, windows):
     image = scene(size=(640, 480))
     every = [w for level in search_levels(640, 480, 64) for w in level]
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     for turn in range(2 * len(every)):
-        assert search.step(image, 0.5) is None
+        assert step(network, search, image, 0.5) is None
         assert len(windows) == network.looks == turn + 1            # one look a frame
         assert search.confidence == pytest.approx(network.doubt)
     assert windows == 2 * every
@@ -77,36 +82,36 @@ def test_more_windows_need_a_surer_find():
 
 def test_flimsy_find_in_one_of_many_windows_is_no_target(network, scene):
     """What would do in the whole frame does not in a tile."""
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     network.confidence = 0.52
     for frame in range(60):
         image = scene(size=(640, 480), red=(300, 200, 40, 40) if frame % 42 else (0, 0, 0, 0))
-        assert search.step(image, 0.5) is None
+        assert step(network, search, image, 0.5) is None
     network.confidence = 0.9
-    assert any(search.step(scene(size=(640, 480), red=(300, 200, 40, 40)), 0.5) for _ in range(60))
+    assert any(step(network, search, scene(size=(640, 480), red=(300, 200, 40, 40)), 0.5) for _ in range(60))
 
 
 def test_found_box_must_be_seen_twice(network, scene):
     """One frame's flash is no target: the next look at the same place does not confirm it."""
-    search = TextSearch(Looker(network), Looker(network).words("red"))
-    assert search.step(scene(red=(100, 100, 60, 50)), 0.5) is None and search.confidence > 0.8
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
+    assert step(network, search, scene(red=(100, 100, 60, 50)), 0.5) is None and search.confidence > 0.8
     for _ in range(40):
-        assert search.step(scene(), 0.5) is None
+        assert step(network, search, scene(), 0.5) is None
 
 
 def test_found_box_must_be_seen_at_about_the_same_place(network, scene):
     """A different thing each frame is not one target."""
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     for frame in range(60):
         corner = ((20, 20), (240, 20), (240, 170), (20, 170))[frame % 4]
-        assert search.step(scene(red=(*corner, 60, 50)), 0.5) is None
+        assert step(network, search, scene(red=(*corner, 60, 50)), 0.5) is None
 
 
 def test_closer_look_gives_the_better_box(network, scene, windows):
     truth = (203, 121, 26, 22)
     image = scene(red=truth)
-    search = TextSearch(Looker(network), Looker(network).words("red"))
-    found = [search.step(image, 0.5) for _ in range(3)]
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
+    found = [step(network, search, image, 0.5) for _ in range(3)]
     assert found[:2] == [None, None]
     assert windows[0] == windows[1] == whole_frame(320, 240) and windows[2].side < 0.7 * 320
     assert overlap(found[2].box, truth) > 0.8 and found[2].confidence == pytest.approx(0.9)
@@ -114,11 +119,11 @@ def test_closer_look_gives_the_better_box(network, scene, windows):
 
 def test_closer_look_that_sees_nothing_does_not_refuse(network, scene, windows):
     """Position words hold for the whole frame only ("the left one"): it decides, on the newest frame."""
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     for frame in range(4):
         truth = (200 + 2 * frame, 120, 40, 40)
         network.confidence = 0.03 if frame == 2 else 0.9
-        found = search.step(scene(red=truth), 0.5)
+        found = step(network, search, scene(red=truth), 0.5)
         assert (found is not None) == (frame == 3)
     assert windows[2].side < windows[3].side == 320
     assert overlap(found.box, truth) > 0.7 and found.confidence == pytest.approx(0.9)
@@ -126,11 +131,11 @@ def test_closer_look_that_sees_nothing_does_not_refuse(network, scene, windows):
 
 def test_target_that_walks_on_during_a_sweep_is_found(network, scene):
     """By the end of a level of tiles it is far from where it was seen first."""
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     for frame in range(40):
         truth = (10 + 5 * frame, 200, 28, 48)
         network.confidence = 0.9 if frame else 0.2          # the whole frame is not sure
-        if found := search.step(scene(size=(640, 480), red=truth), 0.5):
+        if found := step(network, search, scene(size=(640, 480), red=truth), 0.5):
             break
     assert overlap(found.box, truth) > 0.4
 
@@ -139,29 +144,29 @@ def test_second_best_is_tried_when_the_best_does_not_hold(network, scene, window
     """Both tiles' candidates of a level are gone through, best first."""
     truth = (20, 20, 30, 30)
     image, flash = scene(size=(640, 480), red=truth), scene(size=(640, 480), red=(600, 440, 14, 12))
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     network.confidence = 0.4                            # the whole frame is not sure
-    assert search.step(image, 0.5) is None
+    assert step(network, search, image, 0.5) is None
     first_level = search_levels(640, 480, 64)[1]
     for k, window in enumerate(first_level):
         last = k == len(first_level) - 1
         network.confidence = 0.95 if last else 0.7
-        assert search.step(flash if last else image, 0.5) is None
+        assert step(network, search, flash if last else image, 0.5) is None
         assert windows[-1] == window
     network.confidence = 0.7
-    assert search.step(image, 0.5) is None and windows[-1] == first_level[-1]       # the flash is gone
-    results = [search.step(image, 0.5) for _ in range(2)]
+    assert step(network, search, image, 0.5) is None and windows[-1] == first_level[-1]       # the flash is gone
+    results = [step(network, search, image, 0.5) for _ in range(2)]
     assert windows[-2] == first_level[0]
     assert overlap(next(r for r in results if r).box, truth) > 0.5
 
 
 def test_frame_size_may_change_while_searching(network, scene):
-    search = TextSearch(Looker(network), Looker(network).words("red"))
+    search = TextSearch(network.config.search_size, Looker(network).words("red"))
     for k in range(60):
-        assert search.step(scene(size=((640, 480), (160, 120), (300, 700))[k % 3]), 0.5) is None
+        assert step(network, search, scene(size=((640, 480), (160, 120), (300, 700))[k % 3]), 0.5) is None
     assert network.looks == 60
     image = scene(size=(160, 120), red=(60, 50, 40, 30))
-    found = next(filter(None, (search.step(image, 0.5) for _ in range(80))))
+    found = next(filter(None, (step(network, search, image, 0.5) for _ in range(80))))
     assert overlap(found.box, (60, 50, 40, 30)) > 0.6
 
 
@@ -169,10 +174,10 @@ def test_frame_size_may_change_while_searching(network, scene):
 def test_lost_target_is_looked_for_near_its_last_place_in_every_other_look(network, scene, windows):
     last = (300.0, 200.0, 30.0, 40.0)
     looker = Looker(network)
-    search = AppearanceSearch(looker, Template(network.encode_template(None), None), looker.words("red"), last)
+    search = AppearanceSearch(Template(network.encode_template(None), None), looker.words("red"), last)
     image = scene(size=(640, 480))
     for turn in range(60):
-        assert search.step(image, 0.5) is None
+        assert step(network, search, image, 0.5) is None
         assert network.looks == turn + 1
     assert set(windows[::2]) == {window_around(last, 5.0)}
     sweep = windows[1::2]
@@ -196,8 +201,8 @@ def test_lost_target_is_found_anywhere(last, network, scene):
     looker = Looker(network)
     image = scene(size=(640, 480), red=truth)
     template = looker.template(image, truth)
-    search = AppearanceSearch(looker, template, looker.words(""), last)           # no words: by appearance alone
-    found = next(filter(None, (search.step(image, 0.5) for _ in range(2000))))
+    search = AppearanceSearch(template, looker.words(""), last)           # no words: by appearance alone
+    found = next(filter(None, (step(network, search, image, 0.5) for _ in range(2000))))
     # A small window may show a part of it only; following it from there gives the rest.
     assert overlap(found.box, truth) > 0.2 and 560 < found.point[0] < 600 and 400 < found.point[1] < 430
 
@@ -206,7 +211,7 @@ def test_lost_target_is_found_again_only_above_the_threshold(network, scene):
     image = scene(red=(150, 100, 40, 30))
     looker = Looker(network)
     last = (150.0, 100.0, 40.0, 30.0)
-    search = AppearanceSearch(looker, Template(network.encode_template(None), None), looker.words("red"), last)
+    search = AppearanceSearch(Template(network.encode_template(None), None), looker.words("red"), last)
     network.confidence = 0.45
-    assert all(search.step(image, 0.5) is None for _ in range(6))
-    assert search.step(image, 0.44) is not None
+    assert all(step(network, search, image, 0.5) is None for _ in range(6))
+    assert step(network, search, image, 0.44) is not None

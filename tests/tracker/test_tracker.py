@@ -573,13 +573,13 @@ def test_half_precision_tracks(precision, tmp_path):
 
 def test_search_region_grows_while_the_target_is_not_seen_and_shrinks_when_it_is_back(network, scene, monkeypatch):
     """A target that jumps out of its region is met again without a search of the whole frame."""
-    sides, look = [], Looker.look
+    sides, right = [], Looker.looks
 
-    def spy(self, image, window, *rest):
-        sides.append(window.side)
-        return look(self, image, window, *rest)
+    def spy(self, looks):
+        sides.extend(look.window.side for look in looks)
+        return right(self, looks)
 
-    monkeypatch.setattr(Looker, "look", spy)
+    monkeypatch.setattr(Looker, "looks", spy)
     tracker = Tracker(network, TrackerSettings(lost_after_s=10))
     tracker.start("red", scene(red=(100, 100, 30, 30)), (100, 100, 30, 30))
     sides.clear()
@@ -629,13 +629,13 @@ def recognised(network, monkeypatch):
     """A network that recognises: the list's last value is the probability, whatever the head says."""
     said = [0.9]
     network.config.recognition = 4
-    look = Looker.look
+    looks = Looker.looks
 
-    def told(self, image, window, template, words, centre_weight=0.0):
-        sighting = look(self, image, window, template, words, centre_weight)
-        return sighting if template is None else sighting._replace(confidence=said[-1])
+    def told(self, wanted):
+        return [seen if look.template is None else seen._replace(confidence=said[-1])
+                for look, seen in zip(wanted, looks(self, wanted), strict=True)]
 
-    monkeypatch.setattr(Looker, "look", told)
+    monkeypatch.setattr(Looker, "looks", told)
     monkeypatch.setattr(Looker, "template", lambda self, image, box: Template(
         self.network.encode_template(self._tensor(image, window_around(box, 2.0), 32)), None))
     return said

@@ -36,13 +36,14 @@ from vlt_ros.networks.preprocess import normalise
 from vlt_ros.networks.runtimes import RUNTIMES, available
 from vlt_ros.networks.systems import build_network
 from vlt_ros.networks.weights import choose_device, read_network, save_network
-from vlt_ros.tracker import Tracker, TrackerSettings
+from vlt_ros.tracker import Targets, Tracker, TrackerSettings
 from vlt_ros.tracker.geometry import window_around
 from vlt_ros.tracker.look import Looker, Template, Words
 
 SENTENCE, OTHER_SENTENCE = "the person in the red jacket", "the dog on the left"
 FRAME = (1280, 720)
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
+TARGETS = (1, 2, 4, 8)              # followed at once
 BATCHES = (1, 2, 4, 8, 16, 32)      # on CUDA; a CPU is busy with one
 TOLERANCE = 1e-4                    # on the maps, up to which a runtime counts as exact
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
@@ -215,7 +216,7 @@ class Bench:
                     return network.track(search, template, words)
 
             maps = call()
-            difference = _difference(self.maps, Maps(*(m[:1] for m in maps)))
+            difference = _difference(self.maps, Maps(*(m[:1] for m in maps[:3])))
             # Where the maps hardly move with the image, equal ones would show nothing.
             shown = self.sensitivity["image"] > 10 * TOLERANCE
             self._add(Row(self.what, runtime, precision, call, batch, difference <= TOLERANCE if shown else None,
@@ -272,11 +273,20 @@ def tracker_rows(network) -> list[Row]:
     tracker.start(SENTENCE if network.listens else "", pictures[0], boxes[0])
     rows = [Row(f"{network.name} tracker, {size}", network.runtime, network.precision,
                 _frames(tracker, pictures))]
+    for count in TARGETS:
+        targets = Targets(Tracker(network, settings), count)
+        targets.main.start(SENTENCE if network.listens else "", pictures[0], boxes[0])
+        for i in range(1, count):
+            sentence = (SENTENCE, OTHER_SENTENCE)[i % 2] if network.listens else ""
+            targets.add(sentence, pictures[0], (boxes[0][0] + 5 * i, *boxes[0][1:]))
+        rows.append(Row(f"targets {count}, {size}", network.runtime, network.precision, _frames(targets, pictures),
+                        count))
     side = network.config.search_grid
     maps = Maps(*(torch.full((1, channels, side, side), 0.5) for channels in (1, 2, 2)))
     # In place of the network what it once said: all that is left is the tracker's.
     nothing = SimpleNamespace(config=network.config, device=network.device, backbone=network.backbone,
                               track=lambda *inputs: maps)
+    known = Template(torch.zeros(1), None)
     looker, window = Looker(nothing), window_around(boxes[0], tracker.following.search_factor)
     known = Template(torch.zeros(1), None)
     rows.append(Row(f"crop, normalise, decode, {size}", "opencv, torch", network.precision,
@@ -379,9 +389,9 @@ def numbers(rows: Iterable[Row], naive: Row, products: Iterable[Row]) -> list[di
 
     Returns:
         what, runtime, precision, batch, exact, difference, parameters, gflops as in :class:`Row`; median_ms, low_ms and
-        high_ms (quartiles); cpu_ms, the median of all threads' processor time; ratio_to_naive, how many of its calls
-        fit into the naive one; fraction, achieved share of the best matrix product of that precision; roofline_ms, what
-        that product's rate and the memory's would need.
+        high_ms (quartiles); each_ms, the median for each crop or target of the batch; cpu_ms, the median of all
+        threads' processor time; ratio_to_naive, how many of its calls fit into the naive one; fraction, achieved share
+        of the best matrix product of that precision; roofline_ms, what that product's rate and the memory's would need.
     """
     products = list(products)
     rate = {precision: max(row.gflops / row.median for row in products if row.gflops and row.precision == precision)
@@ -397,7 +407,8 @@ def numbers(rows: Iterable[Row], naive: Row, products: Iterable[Row]) -> list[di
         listed.append({
             "what": row.what, "runtime": row.runtime, "precision": row.precision, "batch": row.batch,
             "exact": row.exact, "difference": row.difference and float(f"{row.difference:.3g}"),
-            "median_ms": _ms(row.median), "low_ms": _ms(low), "high_ms": _ms(high),
+            "median_ms": _ms(row.median), "each_ms": _ms(row.median / row.batch),
+            "low_ms": _ms(low), "high_ms": _ms(high),
             "cpu_ms": row.cpu_seconds and _ms(np.median(row.cpu_seconds)) or None,
             "ratio_to_naive": round(naive.median / row.median, 3), "parameters": row.parameters,
             "gflops": row.gflops and round(row.gflops, 3),

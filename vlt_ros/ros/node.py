@@ -51,9 +51,10 @@ from vlt_ros.ros.inference import Abandoned, Counters, Frame, InferenceThread, R
 from vlt_ros.ros.messages import STATE_NAMES, box_of, diagnostic, target_message
 from vlt_ros.ros.parameters import Parameters, ParameterServer
 from vlt_ros.ros.position import TargetPosition
+from vlt_ros.ros.targets import MoreTargets
 
 if TYPE_CHECKING:
-    from vlt_ros.tracker import Tracker
+    from vlt_ros.tracker import Targets, Tracker
 
 RCLError = rclpy_implementation.RCLError
 
@@ -101,7 +102,8 @@ class VltTracker(LifecycleNode):
     def __init__(self, networks: Networks | None = None, **kwargs) -> None:
         super().__init__("vlt_tracker", **kwargs)
         self._networks = networks or Networks()
-        self._tracker: Tracker | None = None         # made by configure
+        self._tracker: Tracker | None = None         # of `command` and `target`; made by configure
+        self._targets: Targets | None = None         # that tracker and those of `add_target`
         self._thread: InferenceThread | None = None  # runs while active
         self._inputs: list[Subscription] = []
         self._outputs: list = []                     # beside target and status; made by configure
@@ -136,7 +138,7 @@ class VltTracker(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> None:
         """Load the network and warm it up; make publishers and services."""
         from vlt_ros.networks import load_grounder
-        from vlt_ros.tracker import Tracker
+        from vlt_ros.tracker import Targets, Tracker
 
         values, load_network = self.parameters, self._networks.load
         if problem := values.problem():
@@ -157,8 +159,13 @@ class VltTracker(LifecycleNode):
         self._own_services = [self.create_service(Trigger, "~/reset", self._reset),
                           self.create_service(SetBool, "~/enable", self._enable)]
         self._network, self._tracker, self._grounder = network, tracker, grounder
+        self._targets = Targets(tracker, values.max_targets)
         self._command, self.failure = (Target.COMMAND_NONE, ""), ""
         self._last_status, self._last_logged = None, (None, "")
+        self._more_targets = MoreTargets(
+            self, lambda message: self._thread.post(lambda: self._add(message)),
+            lambda target_id: self._thread.post(lambda: self._remove(target_id)))
+        self._more_inputs.append(self._more_targets)
         self._outputs.append(Detections(self))
         if values.use_depth:
             position = TargetPosition(self, values.depth_scale, values.target_frame,
@@ -270,10 +277,11 @@ class VltTracker(LifecycleNode):
             self._stop_input()
         if self._tracker is None:
             return
-        self._network = self._tracker = self._grounder = None
+        self._network = self._tracker = self._targets = self._grounder = None
         _free_device_memory()
         self.destroy_publisher(self._target_publisher)
         self.destroy_publisher(self._status_publisher)
+        self._more_targets.destroy()
         for service in self._own_services:
             self.destroy_service(service)
         for output in self._outputs:
@@ -393,14 +401,14 @@ class VltTracker(LifecycleNode):
         if self._last_stamp is not None and frame.stamp < self._last_stamp:
             self.get_logger().warning(f"time went back by {self._last_stamp - frame.stamp:.3f} s (a looped "
                                       "bag?): what was remembered of the target's looks and place is dropped")
-            self._tracker.clear()
+            self._targets.clear()
             self._recent.clear()
             self._recent.add(frame)
         self._last_stamp = frame.stamp
         self._encoding = getattr(frame.message, "encoding", "") or frame.message.format
         if self._waiting_box is not None:
             self._start_on(frame, image, *self._waiting_box)
-        self._ask("track", image, frame.stamp)
+        self._ask(self._targets.track, image, frame.stamp)
         self._header, self._size, self._instead = header, (image.shape[1], image.shape[0]), None
         self._unusable = None
         latency = (time.monotonic() - frame.arrival) * 1e3
@@ -420,39 +428,86 @@ class VltTracker(LifecycleNode):
         self._unusable = since, reason
         self.get_logger().warning(f"image dropped: {reason}", throttle_duration_sec=WARN_EVERY_S)
 
-    def _ask(self, method: str, *arguments):
-        """What the tracker answers. Raises Abandoned when the node has given this thread up in the meantime."""
+    def _ask(self, method: Callable, *arguments):
+        """What a tracker's method answers. Raises Abandoned when the node has given this thread up in the meantime."""
         tracker = self._tracker
-        answer = getattr(tracker, method)(*arguments)
+        answer = method(*arguments)
         if self._tracker is not tracker:
             raise Abandoned
         return answer
 
     def _start(self, text: str, box: tuple | None = None, header: Header | None = None) -> None:
-        """Obey a command, or reject it and say why; a rejected one leaves the target as it is."""
-        from vlt_ros.tracker import CommandError, validate_text
-
-        try:
-            if "\ufffd" in text:    # what rclpy makes of bytes that are no UTF-8
-                raise CommandError("text is not valid UTF-8")
-            text = validate_text(text, self.parameters.max_command_length)
+        """Follow what a command says in place of the target, or stop."""
+        def start() -> None:
+            sentence = self._checked(text)
             if box is None:
                 self._waiting_box = None
-                self._ask("start", text) if text else self._ask("stop")
+                self._ask(self._tracker.start, sentence) if sentence else self._ask(self._tracker.stop)
                 self._command = (Target.COMMAND_ACCEPTED, "")
-            elif header.stamp.sec or header.stamp.nanosec:
-                frame = self._recent.find(header.stamp)
-                if frame is None:
-                    raise CommandError(
-                        f"no image with stamp {header.stamp.sec}.{header.stamp.nanosec:09d} among the last "
-                        f"{len(self._recent)}: copy the stamp of the image that the box was drawn on, or "
-                        "leave it zero")
-                self._start_on(frame, to_bgr(frame.message), text, box)
-            elif (frame := self._recent.newest()) is not None and not self._trouble[0]:
-                self._start_on(frame, to_bgr(frame.message), text, box)
+            elif (frame := self._frame_of(header)) is not None:
+                self._start_on(frame, to_bgr(frame.message), sentence, box)
             else:
-                self._waiting_box = (text, box)
+                self._waiting_box = (sentence, box)
                 self._command = (Target.COMMAND_PENDING, "the box waits for the next image")
+
+        self._obey(start)
+
+    def _add(self, message: TargetCommand) -> None:
+        """Follow what a command says beside the other targets."""
+        def add() -> None:
+            from vlt_ros.tracker import CommandError
+
+            text, box = self._checked(message.text), box_of(message)
+            if box is None:
+                target = self._ask(self._targets.add, text)
+            elif (frame := self._frame_of(message.header)) is not None:
+                target = self._ask(self._targets.add, text, to_bgr(frame.message), box, frame.stamp)
+            else:
+                raise CommandError("there is no image yet that the box could be drawn on")
+            self._command = (Target.COMMAND_ACCEPTED, f"target {target.target_id} is added")
+
+        self._obey(add)
+
+    def _remove(self, target_id: int) -> None:
+        """Forget one of the targets, or with 0 all of them."""
+        def remove() -> None:
+            self._targets.remove(target_id)
+            what = f"target {target_id} is" if target_id else "all targets are"
+            self._command = (Target.COMMAND_ACCEPTED, f"{what} removed")
+
+        self._obey(remove)
+
+    def _checked(self, text: str) -> str:
+        """A command's sentence. Raises CommandError."""
+        from vlt_ros.tracker import CommandError, validate_text
+
+        if "\ufffd" in text:    # what rclpy makes of bytes that are no UTF-8
+            raise CommandError("text is not valid UTF-8")
+        return validate_text(text, self.parameters.max_command_length)
+
+    def _frame_of(self, header: Header) -> Frame | None:
+        """The image with a header's stamp, without one the newest; None before there is any.
+
+        Raises:
+            CommandError: none has that stamp.
+        """
+        from vlt_ros.tracker import CommandError
+
+        if not (header.stamp.sec or header.stamp.nanosec):
+            return None if self._trouble[0] else self._recent.newest()
+        frame = self._recent.find(header.stamp)
+        if frame is None:
+            raise CommandError(
+                f"no image with stamp {header.stamp.sec}.{header.stamp.nanosec:09d} among the last "
+                f"{len(self._recent)}: copy the stamp of the image that the box was drawn on, or leave it zero")
+        return frame
+
+    def _obey(self, command: Callable[[], None]) -> None:
+        """Run a command, or reject it and say why; a rejected one leaves the targets as they are."""
+        from vlt_ros.tracker import CommandError
+
+        try:
+            command()
         except (CommandError, ImageError) as error:
             self._reject(str(error))
         except Abandoned:
@@ -468,7 +523,7 @@ class VltTracker(LifecycleNode):
 
         self._waiting_box = None
         try:
-            self._ask("start", text, image, box, frame.stamp)
+            self._ask(self._tracker.start, text, image, box, frame.stamp)
             self._command = (Target.COMMAND_ACCEPTED, "")
             self._header, self._size = frame.message.header, (image.shape[1], image.shape[0])
         except CommandError as error:
@@ -483,7 +538,8 @@ class VltTracker(LifecycleNode):
             if frame is None or self._trouble[0]:
                 raise CommandError("there is no image yet to look for the point in")
             image = to_bgr(frame.message)
-            self._start_on(frame, image, "", self._ask("box_at", image, pixel(frame.message.header.frame_id)))
+            box = self._ask(self._tracker.box_at, image, pixel(frame.message.header.frame_id))
+            self._start_on(frame, image, "", box)
         except (CommandError, ImageError) as error:
             self._reject(str(error))
         self._publish()
@@ -499,7 +555,7 @@ class VltTracker(LifecycleNode):
 
     def _resume(self) -> None:
         """After a pause the target may be anywhere."""
-        self._tracker.clear()
+        self._targets.clear()
         self._instead = None
         self._publish()
 
@@ -512,7 +568,7 @@ class VltTracker(LifecycleNode):
         self._publish(answers_image=True)
 
     def _set_tracker_settings(self) -> None:
-        self._tracker.settings = self._tracker_settings(self.parameters)
+        self._targets.settings = self._tracker_settings(self.parameters)
 
     def _inference_failed(self, error: Exception) -> None:
         self._counters.failed += 1
@@ -558,6 +614,10 @@ class VltTracker(LifecycleNode):
                                      "; ".join(filter(None, (instead, reason))), state)
             if answers_image:
                 self._target_publisher.publish(message)
+                others = [target_message(target, self._header, self._size, latency_ms, Target.COMMAND_ACCEPTED, instead,
+                                         state) for target in self._targets.others]
+                main = [message] if self._tracker.target.state else []
+                self._more_targets.publish(self._header, main + others, len(others))
             status = (message.state, message.target_id, message.text, message.command_result, message.reason)
             if status != self._last_status:
                 self._last_status = status

@@ -51,6 +51,8 @@ class Parameters:
                                  "what is seen but not recognised [s]",
                                      runtime=True, low=0.0, high=3600.0)
     reacquire: bool = _parameter(True, "Search the whole image again for a lost target", runtime=True)
+    max_targets: int = _parameter(8, "Most targets at once: that of `command`, whose place is kept, and those of "
+                                  "`add_target`", low=1, high=32)
     search_interval_frames: int = _parameter(1, "While searching, look only at every n-th frame",
                                              runtime=True, low=1, high=1000)
     max_rate_hz: float = _parameter(0.0, "Most frames processed a second; 0: no limit",

@@ -4,7 +4,8 @@
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.look import ground
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
+from vlt_ros.tracker.targets import Targets
 from vlt_ros.tracker.tracker import Following, Tracker
 
-__all__ = ["Box", "CommandError", "Following", "State", "Target", "Tracker", "TrackerSettings", "ground",
+__all__ = ["Box", "CommandError", "Following", "State", "Target", "Targets", "Tracker", "TrackerSettings", "ground",
            "validate_box", "validate_text"]

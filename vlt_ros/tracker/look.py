@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One look of the network at one window of the frame."""
+"""Looks of the network at windows of a frame: one, or several in one batch."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from vlt_ros.networks import Maps, decode
+from vlt_ros.networks.frame import flat, padded_words
 from vlt_ros.networks.preprocess import normalise
 from vlt_ros.networks.recognition import at_places
 from vlt_ros.tracker.commands import CommandError
@@ -51,6 +55,29 @@ class Words(NamedTuple):
 
     fused: Any
     phrase: Tensor | None
+    text: str = ""
+
+
+class Look(NamedTuple):
+    """A look that somebody wants.
+
+    image: BGR uint8 (H, W, 3). window: where to look. template, words: what for; no template, None, means that the
+    words alone decide. centre_weight: share of the Hann window in the score that picks the cell, in [0, 1]; 0 when
+    nothing is known of where in the window the target is.
+    """
+
+    image: np.ndarray
+    window: Window
+    template: Template | None
+    words: Words
+    centre_weight: float = 0.0
+
+
+T = TypeVar("T")
+# Work on a frame: yields the look that it wants next, is sent the sighting, returns what it makes of them.
+Looking = Generator[Look, Sighting, T]
+# Sentences that are kept padded, for batches.
+PADDED_SENTENCES = 32
 
 
 def needs_listening(network) -> None:
@@ -73,6 +100,7 @@ class Looker:
         side = network.config.search_grid
         self._hann = torch.from_numpy(hann(side)).view(1, 1, side, side)
         self.network_seconds = 0.0
+        self._padded = lru_cache(PADDED_SENTENCES)(lambda text: padded_words(network, [text]))
 
     def _tensor(self, image: np.ndarray, window: Window, size: int) -> Tensor:
         network = self.network
@@ -82,7 +110,7 @@ class Looker:
     def words(self, text: str) -> Words:
         """The language side of a sentence, once per command."""
         with torch.inference_mode():
-            return Words(self.network.encode_text([text]), self.network.encode_phrase([text]))
+            return Words(self.network.encode_text([text]), self.network.encode_phrase([text]), text)
 
     def template(self, image: np.ndarray, box: Box) -> Template:
         """The template of a box in a frame, once per target."""
@@ -94,39 +122,81 @@ class Looker:
             known = at_places(tokens, within.to(tokens.device)) if self.network.config.recognition else None
         return Template(tokens, known)
 
-    def maps(self, image: np.ndarray, window: Window, template: Template | None, words: Words) -> Maps:
-        """The head's maps over a window, on the CPU; without a template, by the words alone."""
-        return self._seen(image, window, template, words)[0]
+    def maps(self, looks: Sequence[Look]) -> Maps:
+        """The head's maps over the windows of B looks, on the CPU; all of them have a template, or none has."""
+        return self._seen(looks)[0]
 
-    def _seen(self, image: np.ndarray, window: Window, template: Template | None,
-              words: Words) -> tuple[Maps, Tensor | None]:
-        """The maps, and with a template that is recognised the tokens for that."""
-        search = self._tensor(image, window, self.size)
+    def _seen(self, looks: Sequence[Look]) -> tuple[Maps, Tensor | None]:
+        """The maps, and with templates that are recognised the tokens (B, Nx, C) for that."""
+        search = torch.cat([self._tensor(look.image, look.window, self.size) for look in looks])
+        words = [look.words for look in looks]
+        templates = [look.template for look in looks if look.template is not None]
         began = time.perf_counter()
         with torch.inference_mode():
-            tokens = None
-            if template is None:
-                maps = self.network.ground(search, *words)
-            elif template.places is None:
-                maps = self.network.track(search, template.tokens, words.fused)
+            fused, tokens = self._stacked(words), None
+            if not templates:
+                phrases = [one.phrase for one in words if one.phrase is not None]
+                maps = self.network.ground(search, fused, torch.cat(phrases) if phrases else None)
+            elif templates[0].places is None:
+                maps = self.network.track(search, torch.cat([one.tokens for one in templates]), fused)
             else:
-                maps, tokens = self.network.follow(search, template.tokens, words.fused)
+                maps, tokens = self.network.follow(search, torch.cat([one.tokens for one in templates]), fused)
             maps = Maps(*(m.cpu() for m in maps))
         self.network_seconds += time.perf_counter() - began
         return maps, tokens
 
+    def _stacked(self, words: Sequence[Words]) -> Any:
+        """The fused words of some sentences as one batch; padded to one length where they differ in it."""
+        if len(words) == 1:
+            return words[0].fused
+        fused = [one.fused for one in words]
+        if len({tuple(tensor.shape for tensor in flat(one)) for one in fused}) > 1:
+            fused = [self._padded(one.text) for one in words]
+        return tree_map(lambda *tensors: torch.cat(tensors), *fused)
+
     def look(self, image: np.ndarray, window: Window, template: Template | None, words: Words,
              centre_weight: float = 0.0) -> Sighting:
-        """Best box in a window.
+        """Best box in a window; arguments as in :class:`Look`."""
+        return self.looks([Look(image, window, template, words, centre_weight)])[0]
 
-        Args:
-            image: BGR uint8 (H, W, 3). window: where to look. template, words: from the methods above; no template,
-                None, means that the words alone decide.
-            centre_weight: share of the Hann window in the score that picks the cell, in [0, 1]; 0 when nothing
-                is known of where in the window the target is.
+    def looks(self, looks: Sequence[Look]) -> list[Sighting]:
+        """Best box of every look. One call of the network for those with a template and one for those without."""
+        sightings: dict[int, Sighting] = {}
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for i, look in enumerate(looks):
+            kinds.setdefault((look.template is None, look.template is None and look.words.phrase is None), []).append(i)
+        for alike in kinds.values():
+            maps, tokens = self._seen([looks[i] for i in alike])
+            for row, i in enumerate(alike):
+                one = Maps(*(part[row:row + 1] for part in maps))
+                sightings[i] = self._sighting(looks[i], one, None if tokens is None else tokens[row:row + 1])
+        return [sightings[i] for i in range(len(looks))]
+
+    def run(self, works: Sequence[Looking[T]]) -> list[T]:
+        """What each of some works on a frame returns; the looks that they want at the same time are one batch.
+
+        Where a look fails none of them goes on: each is closed where it waits.
         """
-        maps, tokens = self._seen(image, window, template, words)
-        score = (1 - centre_weight) * maps.score + centre_weight * self._hann * maps.score
+        done: dict[int, T] = {}
+        answers: dict[int, Any] = dict.fromkeys(range(len(works)))
+        try:
+            while answers:
+                wanted: dict[int, Look] = {}
+                for i, answer in answers.items():
+                    try:
+                        wanted[i] = works[i].send(answer)
+                    except StopIteration as end:
+                        done[i] = end.value
+                answers = dict(zip(wanted, self.looks(list(wanted.values())), strict=True))
+        finally:
+            for work in works:
+                work.close()
+        return [done[i] for i in range(len(works))]
+
+    def _sighting(self, look: Look, maps: Maps, tokens: Tensor | None) -> Sighting:
+        """The best box in a look's maps, recognised by its tokens (batches of one)."""
+        window, template = look.window, look.template
+        score = (1 - look.centre_weight) * maps.score + look.centre_weight * self._hann * maps.score
         boxes, index = decode(maps, score)
         values = boxes[0].tolist()
         confidence = float(maps.score.flatten()[index[0]])

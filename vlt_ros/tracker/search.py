@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vlt_ros.tracker.geometry import Window, overlap, tiles, whole_frame, window_around
-from vlt_ros.tracker.look import Looker, Sighting, Template, Words
+from vlt_ros.tracker.look import Look, Looking, Sighting, Template, Words
 from vlt_ros.tracker.target import Box
 
 # A box must be found again in the next frames at about the same place.
@@ -33,6 +34,10 @@ PROPOSAL_CENTRE = 0.3
 
 # From a frame, BGR uint8 (H, W, 3), to boxes with the proposer's confidence, best first.
 Propose = Callable[[np.ndarray], Sequence[tuple[Box, float]]]
+T = TypeVar("T")
+# A search over frames: yields a look and is sent its sighting, or yields what a frame came to and is sent the next
+# frame and its threshold.
+Sweep = Generator[Look | Sighting | None, Any, T]
 
 
 def needed(threshold: float, windows: int) -> float:
@@ -58,8 +63,8 @@ def search_levels(width: int, height: int, input_size: int) -> list[list[Window]
     return levels
 
 
-def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, template: Template | None,
-                    words: Words) -> list[Sighting]:
+def check_proposals(propose: Propose, image: np.ndarray, template: Template | None,
+                    words: Words) -> Looking[list[Sighting]]:
     """What the network sees where a grounder proposes something, surest first.
 
     A look at each of the best proposals; one whose box is elsewhere does not count. Proposals that overlap a better one
@@ -69,8 +74,9 @@ def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, templat
     for box, _ in propose(image):
         if len(boxes) < PROPOSALS and all(overlap(box, other) < 0.5 for other in boxes):
             boxes.append(box)
-    seen = [(box, looker.look(image, window_around(box, PROPOSAL_FACTOR), template, words, PROPOSAL_CENTRE))
-            for box in boxes]
+    seen = []
+    for box in boxes:
+        seen.append((box, (yield Look(image, window_around(box, PROPOSAL_FACTOR), template, words, PROPOSAL_CENTRE))))
     return sorted((sighting for box, sighting in seen if overlap(sighting.box, box) >= CONFIRM_OVERLAP),
                   key=lambda sighting: -sighting.confidence)
 
@@ -78,49 +84,53 @@ def check_proposals(propose: Propose, image: np.ndarray, looker: Looker, templat
 class TextSearch:
     """Search by text: what a level's best windows, or a grounder's proposals, show in two frames more is the target.
 
-    Thresholds are tracking's; how sure a find must be follows from them, see :func:`needed`.
+    Thresholds are tracking's; how sure a find must be follows from them, see :func:`needed`. input_size: side of the
+    network's search crop.
     """
 
-    def __init__(self, looker: Looker, words: Words, propose: Propose | None = None) -> None:
-        self.looker, self.words, self.propose = looker, words, propose
+    def __init__(self, input_size: int, words: Words, propose: Propose | None = None) -> None:
+        self.input_size, self.words, self.propose = input_size, words, propose
         self.confidence = 0.0
         self._ask = propose is not None
         self._frames = self._sweep()
         next(self._frames)
 
-    def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
-        """One look at a new frame; a sighting in this frame when the target is found.
+    def step(self, image: np.ndarray, threshold: float) -> Looking[Sighting | None]:
+        """One look at a new frame; returns a sighting in this frame when the target is found.
 
         ``confidence`` is the look's own.
         """
         try:
-            return self._frames.send((image, threshold))
-        except Exception:       # the network failed, and with it the generator: the sweep begins anew
+            answer = self._frames.send((image, threshold))
+            while isinstance(answer, Look):
+                answer = self._frames.send((yield answer))
+            return answer
+        except BaseException:   # the network failed, and the sweep waits for a sighting in vain: it begins anew
             self._frames = self._sweep()
             next(self._frames)
             raise
 
-    def _look(self, image: np.ndarray, window: Window, centre_weight: float = 0.0) -> Sighting:
-        sighting = self.looker.look(image, window, None, self.words, centre_weight)
+    def _look(self, image: np.ndarray, window: Window, centre_weight: float = 0.0) -> Looking[Sighting]:
+        sighting = yield Look(image, window, None, self.words, centre_weight)
         self.confidence = sighting.confidence
         return sighting
 
-    def _sweep(self) -> Generator[Sighting | None, tuple[np.ndarray, float], None]:
+    def _sweep(self) -> Sweep[None]:
         image, threshold = yield None
         while True:
             if self._ask and self.propose is not None:
                 self._ask = False       # a grounder that fails is asked again only after a sweep without it
-                sightings = check_proposals(self.propose, image, self.looker, None, self.words)
+                sightings = yield from check_proposals(self.propose, image, None, self.words)
                 promising = [(s.confidence, window_around(s.box, PROPOSAL_FACTOR)) for s in sightings
                              if s.reaches(needed(threshold, 1))]
                 if promising:
                     self.confidence = promising[0][0]
                     image, threshold = yield None
                     image, threshold = yield from self._confirm(promising, image, threshold, PROPOSAL_CENTRE)
-            for windows in search_levels(image.shape[1], image.shape[0], self.looker.size):
+            for windows in search_levels(image.shape[1], image.shape[0], self.input_size):
                 promising = []
                 for window in windows:
-                    sighting = self._look(image, window)
+                    sighting = yield from self._look(image, window)
                     if sighting.reaches(needed(threshold, len(windows))):
                         promising.append((sighting.confidence, window))
                     image, threshold = yield None
@@ -128,12 +138,11 @@ class TextSearch:
             self._ask = self.propose is not None
 
     def _confirm(self, promising: list[tuple[float, Window]], image: np.ndarray, threshold: float,
-                 centre_weight: float = 0.0) -> Generator[Sighting | None, tuple[np.ndarray, float],
-                                                          tuple[np.ndarray, float]]:
+                 centre_weight: float = 0.0) -> Sweep[tuple[np.ndarray, float]]:
         """Look anew at the best windows; returns the first frame after that, and its threshold."""
         # A level takes many frames, in which a target moves on: its windows are looked at anew.
         for _, window in sorted(promising, reverse=True)[:CANDIDATES]:
-            first = self._look(image, window, centre_weight)
+            first = yield from self._look(image, window, centre_weight)
             image, threshold = yield None
             if not first.reaches(needed(threshold, 1)):
                 continue
@@ -141,7 +150,7 @@ class TextSearch:
             # central in it, so where it disagrees the wide view decides.
             closer = window_around(first.box, 4.0)
             for again in ([closer] if closer.side < 0.7 * window.side else []) + [window]:
-                second = self._look(image, again, centre_weight)
+                second = yield from self._look(image, again, centre_weight)
                 agrees = overlap(second.box, first.box) >= CONFIRM_OVERLAP
                 sure = second.reaches(needed(threshold, 1))
                 image, threshold = yield second if agrees and sure else None
@@ -151,15 +160,14 @@ class TextSearch:
 class AppearanceSearch:
     """Search for a lost target by its template (and words): near its last place in every other look."""
 
-    def __init__(self, looker: Looker, template: Template, words: Words, last: Box,
-                 propose: Propose | None = None) -> None:
-        self.looker, self.template, self.words, self.last, self.propose = looker, template, words, last, propose
+    def __init__(self, template: Template, words: Words, last: Box, propose: Propose | None = None) -> None:
+        self.template, self.words, self.last, self.propose = template, words, last, propose
         self.confidence = 0.0
         self._windows: Iterator[Window] = iter(())
         self._near = False
 
-    def step(self, image: np.ndarray, threshold: float) -> Sighting | None:
-        """One look at a new frame; a sighting when it is at least ``threshold`` sure."""
+    def step(self, image: np.ndarray, threshold: float) -> Looking[Sighting | None]:
+        """One look at a new frame; returns a sighting when it is at least ``threshold`` sure."""
         height, width = image.shape[:2]
         self._near = not self._near
         if self._near:
@@ -176,10 +184,11 @@ class AppearanceSearch:
                     w.x + side / 2 - x, w.y + side / 2 - y)))
                 window = next(self._windows)
                 if self.propose is not None:
-                    for sighting in check_proposals(self.propose, image, self.looker, self.template, self.words)[:1]:
+                    seen = yield from check_proposals(self.propose, image, self.template, self.words)
+                    for sighting in seen[:1]:
                         self.confidence = sighting.confidence
                         if sighting.reaches(threshold):
                             return sighting
-        sighting = self.looker.look(image, window, self.template, self.words)
+        sighting = yield Look(image, window, self.template, self.words)
         self.confidence = sighting.confidence
         return sighting if sighting.reaches(threshold) else None

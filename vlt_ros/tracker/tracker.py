@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
-from vlt_ros.tracker.look import Looker, Words, needs_listening
+from vlt_ros.tracker.look import Look, Looker, Looking, Words, needs_listening
 from vlt_ros.tracker.point import box_at
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
@@ -101,26 +102,36 @@ class Tracker:
         following: how it follows, see :class:`Following`; without it, as the network's ``config.inference`` says.
         grounder: proposes where a sentence's target may be, at the begin of a sweep of a search; an object with
             ``ground(image, text)`` as ``vlt_ros.networks.load_grounder`` gives it. The network checks what it proposes.
+
+    Attributes:
+        looker: its looks, alone or with those of trackers made by :meth:`another`.
     """
 
     def __init__(self, network, settings: TrackerSettings | None = None, following: Following | None = None,
                  grounder=None) -> None:
         self.settings = settings or TrackerSettings()
         self._grounder = grounder
-        self._looker = Looker(network)
-        self.following = following or (OSTRACK_FOLLOWING if self._looker.as_ostrack else Following())
+        self.looker = Looker(network)
+        self._ids: Iterator[int] = count(1)
+        self.following = following or (OSTRACK_FOLLOWING if self.looker.as_ostrack else Following())
         self._target = Target()
         self._forget()
+
+    def another(self) -> Tracker:
+        """An idle tracker for one target more, with the same network, settings and counter of ids."""
+        other = Tracker(self.network, self.settings, self.following, self._grounder)
+        other.looker, other._ids = self.looker, self._ids
+        return other
 
     @property
     def network(self):
         """The network it runs."""
-        return self._looker.network
+        return self.looker.network
 
     @property
     def network_seconds(self) -> float:
         """Time spent in the network's looks so far [s]."""
-        return self._looker.network_seconds
+        return self.looker.network_seconds
 
     @property
     def target(self) -> Target:
@@ -148,7 +159,7 @@ class Tracker:
 
     def warm_up(self) -> None:
         """Run every part of the network once, so that the first frame is as fast as the next."""
-        looker = self._looker
+        looker = self.looker
         frame = np.zeros((looker.size, looker.size, 3), np.uint8)
         box = (0.25 * looker.size, 0.25 * looker.size, 0.5 * looker.size, 0.5 * looker.size)
         for template in (looker.template(frame, box), None):
@@ -178,13 +189,13 @@ class Tracker:
             except ValueError as error:
                 raise CommandError(f"a box needs the frame it was drawn on: {error}") from error
             box = validate_box(box, image.shape[1], image.shape[0])
-        words = self._looker.words(text)
-        template = self._looker.template(image, box) if box is not None else None
+        words = self.looker.words(text)
+        template = self.looker.template(image, box) if box is not None else None
         self._forget()
         self._words = words
-        target_id = self._target.target_id + 1
+        target_id = next(self._ids)
         if box is None:
-            self._search = TextSearch(self._looker, words, self._proposer(text))
+            self._search = TextSearch(self.looker.size, words, self._proposer(text))
             self._target = Target(State.SEARCHING, None, 0.0, target_id, text)
         else:
             self._adopt(template, box)
@@ -195,7 +206,7 @@ class Tracker:
     def box_at(self, image: np.ndarray, point: Sequence[float]) -> Box:
         """The box of what is at a point x, y [px] of an image, to :meth:`start` with; see :func:`point.box_at`."""
         check_image(image)
-        return box_at(self._looker, image, point)
+        return box_at(self.looker, image, point)
 
     def stop(self) -> Target:
         """Forget the target: IDLE."""
@@ -215,9 +226,9 @@ class Tracker:
         if old.text and self.network.listens:
             words = self._words
             self._forget()
-            self._words, self._search = words, TextSearch(self._looker, words, self._proposer(old.text))
+            self._words, self._search = words, TextSearch(self.looker.size, words, self._proposer(old.text))
         else:
-            self._search = AppearanceSearch(self._looker, self._template, self._words, self._box,
+            self._search = AppearanceSearch(self._template, self._words, self._box,
                                             self._proposer(old.text))
             self._frames_searched = 0
         self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
@@ -240,14 +251,15 @@ class Tracker:
         Raises:
             ValueError: not such an image; nothing changes.
         """
+        return self.looker.run([self.work(image, stamp)])[0]
+
+    def work(self, image: np.ndarray, stamp: float | None = None) -> Looking[Target]:
+        """What :meth:`track` does, as looks that somebody else takes; see :meth:`Looker.run`."""
         check_image(image)
         now = self._now(stamp)
-        if self._target.state is State.IDLE:
-            return self._target
-        if self._search is not None:
-            self._target = self._searched(image, now)
-        else:
-            self._target = self._followed(image, now)
+        if self._target.state is not State.IDLE:
+            work = self._followed if self._search is None else self._searched
+            self._target = yield from work(image, now)
         return self._target
 
     def _now(self, stamp: float | None) -> float:
@@ -269,7 +281,7 @@ class Tracker:
         for shift_x, shift_y, factor in EXTENT_LOOKS:
             window = window_around((x + shift_x * scale, y + shift_y * scale, w, h),
                                    factor * self.following.search_factor)
-            u, v, a, b = seen = self._looker.look(image, window, self._template, self._words,
+            u, v, a, b = seen = self.looker.look(image, window, self._template, self._words,
                                                   self.following.centre_weight).box
             if overlap(seen, box) >= EXTENT_OVERLAP:
                 found.append(((x + w / 2 - u - a / 2) / a, (y + h / 2 - v - b / 2) / b, math.log(w / a),
@@ -278,7 +290,7 @@ class Tracker:
             return Extent()
         return Extent(*(self.following.extent_share * float(value) for value in np.mean(found, axis=0)))
 
-    def _searched(self, image: np.ndarray, now: float) -> Target:
+    def _searched(self, image: np.ndarray, now: float) -> Looking[Target]:
         """A frame in SEARCHING or LOST."""
         old = self._target
         if old.state is State.LOST and not self.settings.reacquire:
@@ -286,25 +298,25 @@ class Tracker:
         self._frames_searched += 1
         if (self._frames_searched - 1) % self.settings.search_interval_frames:
             return old
-        sighting = self._search.step(image, self.settings.track_threshold)
+        sighting = yield from self._search.step(image, self.settings.track_threshold)
         if sighting is None:
             return replace(old, confidence=self._search.confidence)
         height, width = image.shape[:2]
         box = clip(sighting.box, width, height, min(10, width, height))
         if isinstance(self._search, TextSearch):
-            self._adopt(self._looker.template(image, box), box)
+            self._adopt(self.looker.template(image, box), box)
         else:
             self._adopt(self._template, box)
         return Target(State.TRACKING, box, sighting.confidence, old.target_id, old.text, now)
 
-    def _followed(self, image: np.ndarray, now: float) -> Target:
+    def _followed(self, image: np.ndarray, now: float) -> Looking[Target]:
         """A frame in TRACKING or UNCERTAIN."""
         old, settings = self._target, self.settings
         height, width = image.shape[:2]
         following = self.following
         growth = min(following.search_growth**self._misses, MAX_GROWTH)
         window = window_around(self._box, following.search_factor * growth)
-        sighting = self._looker.look(image, window, self._template, self._words, following.centre_weight / growth)
+        sighting = yield Look(image, window, self._template, self._words, following.centre_weight / growth)
         confidence = self._settled(sighting.confidence, now)
         believed = sighting.confidence > 0 and confidence >= settings.lost_threshold
         is_seen = sighting.confidence > 0 and sighting.score >= settings.lost_threshold
@@ -320,8 +332,7 @@ class Tracker:
         if self._below_since is not None and (
                 now - self._below_since >= DOUBT * settings.lost_after_s
                 or self._unseen_since is not None and now - self._unseen_since >= settings.lost_after_s):
-            self._search = AppearanceSearch(self._looker, self._template, self._words, self._believed,
-                                            self._proposer(old.text))
+            self._search = AppearanceSearch(self._template, self._words, self._believed, self._proposer(old.text))
             self._frames_searched = 0
             return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
         if not is_seen:
