@@ -20,7 +20,8 @@ modalities; and contrastive vision-language alignment. Choices made here:
   of the words, refined by decoder layers that attend to all encoded tokens.
 * What the query is for: its product with each search token, channel by channel in a latent space, is added to the token
   before the head (STARK, Yan et al., ICCV 2021, weighs search tokens by their similarity with its query; a product has
-  that similarity in it and says besides in which channels they agree).
+  that similarity in it and says besides in which channels they agree). Its way into the tokens starts at a tenth of the
+  usual weights, so that a pretrained head is given what it knows and the query's say grows with training.
 * Alignment: NT-Xent across modalities, as CLIP's, of the mean word with the mean of the search tokens inside the box,
   both from before the first EMIM (later vision holds the words already). Temperature 0.1 and weight 0.1, small because
   phrases of one batch may fit several of its targets.
@@ -128,6 +129,9 @@ class LGTrack(TrackingNetwork):
         self.query_norm = nn.LayerNorm(dim, eps=1e-6)
         self.query_product, self.token_product = nn.Linear(dim, latent), nn.Linear(dim, latent)
         self.guidance = nn.Linear(latent, dim)
+        with torch.no_grad():
+            self.guidance.weight.mul_(0.1)
+        nn.init.zeros_(self.guidance.bias)
         self.align_language, self.align_vision = (nn.Linear(dim, config.alignment_dim) for _ in range(2))
 
     def words(self, semantic: SemanticTokens, noise: SampleNoise | None = None) -> Text:
