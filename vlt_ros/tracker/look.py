@@ -27,13 +27,15 @@ class Sighting(NamedTuple):
 
     box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window, or, of a
     network that recognises, the probability that this is the template's target; in [0, 1], 0 when the network's output
-    was not finite. point: the box's centre in frame pixels. score: the score map's value in any case.
+    was not finite. point: the box's centre in frame pixels. score: the score map's value in any case. places: what it
+    is recognised by (1, 25, C), as in :class:`Template`.
     """
 
     box: Box
     confidence: float
     point: tuple[float, float]
     score: float = 0.0
+    places: Tensor | None = None
 
     def reaches(self, threshold: float) -> bool:
         """Whether it is ``threshold`` sure; an output that was not finite never is, not even for 0."""
@@ -202,20 +204,28 @@ class Looker:
         confidence = float(maps.score.flatten()[index[0]])
         if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
-        score_there = confidence
-        if tokens is not None and template is not None and template.places is not None:
-            confidence = self._recognise(tokens, template.places, boxes[0], confidence)
-        box = to_frame(tuple(values), window)
-        return Sighting(box, confidence, (box[0] + box[2] / 2, box[1] + box[3] / 2), score_there)
-
-    def _recognise(self, tokens: Tensor, known: Tensor, box: Tensor, score: float) -> float:
-        """The probability that a found box (4: centre and size as parts of the window) shows the template's target."""
-        recognition, (centre, half) = self.network.recognition, (box[:2], box[2:] / 2)
-        found = torch.cat((centre - half, centre + half)).unsqueeze(0).to(tokens.device)
+        found = to_frame(tuple(values), window)
+        sighting = Sighting(found, confidence, (found[0] + found[2] / 2, found[1] + found[3] / 2), confidence)
+        if tokens is None or template is None or template.places is None:
+            return sighting
+        centre, half = boxes[0][:2], boxes[0][2:] / 2
         with torch.inference_mode():
-            alike = recognition.likenesses(known, at_places(tokens, found))
+            places = at_places(tokens, torch.cat((centre - half, centre + half)).unsqueeze(0).to(tokens.device))
+        return sighting._replace(confidence=self._recognised(template.places, places, confidence), places=places)
+
+    def _recognised(self, known: Tensor, places: Tensor, score: float) -> float:
+        """The probability that a box found with ``score`` shows what is known, by the tokens at places of both."""
+        recognition = self.network.recognition
+        with torch.inference_mode():
+            alike = recognition.likenesses(known, places)
             probability = float(recognition(torch.tensor([score], device=alike.device), alike))
         return probability if np.isfinite(probability) else 0.0
+
+    def continues(self, before: Sighting, sighting: Sighting) -> float:
+        """The probability that a sighting shows what the frame before showed; 1 for a network that cannot tell."""
+        if before.places is None or sighting.places is None:
+            return 1.0
+        return self._recognised(before.places, sighting.places, sighting.score)
 
 
 def ground(network, image: np.ndarray, text: str) -> tuple[Box | None, float, tuple[float, float]]:

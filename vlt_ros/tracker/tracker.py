@@ -14,7 +14,7 @@ import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
-from vlt_ros.tracker.look import Look, Looker, Looking, Words, needs_listening
+from vlt_ros.tracker.look import Look, Looker, Looking, Sighting, Words, needs_listening
 from vlt_ros.tracker.point import box_at
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
@@ -22,10 +22,13 @@ from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
 FRAME_INTERVAL_S = 1 / 30
 # The search region's largest growth: training saw targets as small in it.
 MAX_GROWTH = 1.75
-# Time over which frames speak together for or against the target [s].
+# Time over which frames speak together for or against the target [s], and how loudly one may: a logit, 1 to 20.
 SETTLE_S = 0.1
-# As many times lost_after_s may something be followed that is not recognised.
+SAY = 3.0
+# As many times lost_after_s may something be followed that is not recognised, while it is one thing from frame to
+# frame: the target, turned, perhaps. Once it became another thing (a probability of the same under SAME), it is not.
 DOUBT = 3
+SAME = 0.5
 
 
 # Looks that measure an extent: shifts in target sizes, factor on the search region.
@@ -149,6 +152,8 @@ class Tracker:
         self._unseen_since: float | None = None
         self._believed: Box | None = None       # the last one that was not doubted
         self._belief: tuple[float, float] | None = None
+        self._before: Sighting | None = None    # the one followed last
+        self._has_changed = False               # into another thing, since it was last trusted
         self._misses = 0
         self._clock = 0.0
         self._frames_searched = 0
@@ -270,6 +275,7 @@ class Tracker:
         self._template = template
         self._box = self._believed = box
         self._search, self._below_since, self._unseen_since, self._misses, self._belief = None, None, None, 0, None
+        self._before, self._has_changed = None, False
 
     def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
         """What the network makes of the given box in its own frame, from a few looks around it."""
@@ -328,9 +334,13 @@ class Tracker:
             self._unseen_since = None
         elif self._unseen_since is None:
             self._unseen_since = now
-        # What is seen but not recognised may be the target, turned: that is given more time.
+        if is_seen:
+            if self._before is not None and self.looker.continues(self._before, sighting) < SAME:
+                self._has_changed = True
+            self._before = sighting
+        patience = settings.lost_after_s if self._has_changed else DOUBT * settings.lost_after_s
         if self._below_since is not None and (
-                now - self._below_since >= DOUBT * settings.lost_after_s
+                now - self._below_since >= patience
                 or self._unseen_since is not None and now - self._unseen_since >= settings.lost_after_s):
             self._search = AppearanceSearch(self._template, self._words, self._believed, self._proposer(old.text))
             self._frames_searched = 0
@@ -349,7 +359,10 @@ class Tracker:
         self._box = clip(box, width, height, min(10, width, height))
         if believed:
             self._believed = self._box
-        state = State.TRACKING if believed and confidence >= settings.track_threshold else State.UNCERTAIN
+        trusted = believed and confidence >= settings.track_threshold
+        if trusted:
+            self._has_changed = False
+        state = State.TRACKING if trusted else State.UNCERTAIN
         return Target(state, self._box, confidence, old.target_id, old.text, now if believed else old.last_seen)
 
     def _settled(self, confidence: float, now: float) -> float:
@@ -359,7 +372,7 @@ class Tracker:
         """
         if not self.network.config.recognition or not confidence:
             return confidence
-        logit = math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4))
+        logit = min(max(math.log(max(confidence, 1e-4) / max(1 - confidence, 1e-4)), -SAY), SAY)
         if self._belief is not None:
             before, then = self._belief
             logit = before + (logit - before) * (1 - math.exp(min(then - now, 0.0) / SETTLE_S))
