@@ -101,9 +101,26 @@ def test_confidence_is_the_probability_and_the_box_is_the_heads(network):
         said.append((target.state.name, target.confidence))
         sighting = tracker.looker.look(image, (window := _window()), tracker._template, tracker._words)
         maps = tracker.looker.maps([Look(image, window, tracker._template, tracker._words)])
-        assert sighting.confidence == pytest.approx(target.confidence, abs=1e-3)
+        # One frame says at most 1 to 20.
+        assert sighting.confidence == pytest.approx(float(constant > 0), abs=1e-3)
+        assert target.confidence == pytest.approx(sighting.confidence, abs=0.05)
         assert 1e-4 < float(maps.score.max()) < 1 - 1e-4
-    assert said[0] == ("UNCERTAIN", pytest.approx(0, abs=1e-3)) and said[1] == ("TRACKING", pytest.approx(1, abs=1e-3))
+    assert said[0] == ("UNCERTAIN", pytest.approx(1 / 21, abs=0.01)) and said[1] == (
+        "TRACKING", pytest.approx(20 / 21, abs=0.01))
+
+
+def test_a_sighting_continues_another_as_it_shows_what_a_template_shows(network):
+    """The same probability, with the sighting before in the template's place; and it moves with what is seen."""
+    first, second = np.random.default_rng(1).integers(0, 255, (2, 120, 160, 3), np.uint8)
+    network.name, network.device, network.precision = "tiny", torch.device("cpu"), "fp32"
+    network.recognition.weights.copy_(torch.tensor([0.1, 4.0, 4.0, -6.0]))
+    looker = Tracker(network).looker
+    template = looker.template(first, (40, 30, 40, 40))
+    sightings = [looker.look(image, _window(), template, looker.words("")) for image in (first, first, second)]
+    known = sightings[0]._replace(places=template.places)
+    assert looker.continues(known, sightings[2]) == pytest.approx(sightings[2].confidence, abs=1e-6)
+    assert looker.continues(sightings[0], sightings[1]) > looker.continues(sightings[0], sightings[2]) + 0.01
+    assert looker.continues(sightings[0]._replace(places=None), sightings[2]) == 1.0
 
 
 def _window():

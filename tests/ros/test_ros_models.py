@@ -11,6 +11,7 @@ pytest.importorskip("vlt_ros.msg", reason=WHY)
 
 from harness import START_S  # noqa: E402
 from vlt_ros.msg import Target  # noqa: E402
+
 from vlt_ros.networks import CONFIGS, build_network, save_network  # noqa: E402
 from vlt_ros.networks.systems import SYSTEMS  # noqa: E402
 

@@ -129,7 +129,7 @@ def test_recognition_is_each_targets_own(monkeypatch):
     plain = build_network(replace(CONFIGS["pjvlt_tiny"], recognition=8)).eval().requires_grad_(False)
     for parameter in plain.parameters():
         parameter += 0.15 * torch.randn_like(parameter)
-    plain.recognition.weights.copy_(torch.tensor([1.0, 4.0, 4.0, 0.0]))
+    plain.recognition.weights.copy_(torch.tensor([1.0, 4.0, 4.0, -6.0]))
     network = prepare(plain, "eager", precision="fp32")
     starts, pictures = STARTS, frames(3, seed=1)
     apart = alone(network, TRUSTING, starts, pictures)

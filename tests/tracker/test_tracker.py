@@ -660,6 +660,34 @@ def test_a_doubted_target_is_followed_and_then_lost_where_it_was_believed(recogn
     assert tracker._search.last[0] < moved[-1][0], "and looked for where it was last believed"
 
 
+@pytest.mark.parametrize("same, frames", [(0.99, 18), (0.1, 6)])
+def test_doubt_is_shorter_once_another_thing_is_followed(recognised, network, scene, monkeypatch, same, frames):
+    """Three times as long while it is one thing from frame to frame: the target may have turned."""
+    told = [0.99]
+    monkeypatch.setattr(Looker, "continues", lambda self, before, sighting: told[-1])
+    tracker = Tracker(network, TrackerSettings(lost_after_s=0.2))
+    tracker.start(image=scene(red=RED), box=RED, stamp=0.0)
+
+    def lost_after(first):
+        states = [tracker.track(scene(red=RED), k / 30).state for k in range(first, first + 60)]
+        return states.index(State.LOST) - states.index(State.UNCERTAIN)
+
+    def track(first, count):
+        return [tracker.track(scene(red=RED), k / 30).state for k in range(first, first + count)]
+
+    assert set(track(1, 5)) == {State.TRACKING}
+    recognised.append(0.01)
+    track(6, 3)
+    told.append(same)
+    track(9, 1)
+    told.append(0.99)
+    recognised.append(0.99)
+    assert track(10, 12)[-1] is State.TRACKING, "trusted again: what changed before is forgotten"
+    recognised.append(0.01)
+    told.append(same)
+    assert lost_after(22) in (frames - 1, frames, frames + 1)
+
+
 def test_one_misleading_frame_is_outvoted(recognised, network, scene):
     tracker = Tracker(network)
     tracker.start(image=scene(red=RED), box=RED, stamp=0.0)
