@@ -9,12 +9,14 @@ import torch
 
 from vlt_ros.networks import SYSTEMS, build_network
 from vlt_ros.networks.runtimes import prepare
-from vlt_ros.tracker import CommandError, State, Targets, Tracker, TrackerSettings
+from vlt_ros.tracker import CommandError, Following, State, Targets, Tracker, TrackerSettings
 
 TEXTS = ("the red mug", "the second person from the left in a long coat", "it")
 BOXES = ((30.0, 30.0, 30.0, 20.0), (60.0, 20.0, 24.0, 40.0), (10.0, 50.0, 30.0, 30.0))
 # Trusts every answer of a random network, so that boxes move and nothing is lost.
 TRUSTING = TrackerSettings(track_threshold=0.0, lost_threshold=0.0)
+# A random network sees boxes no better with their sentences: follow with them untried.
+AS_TOLD = Following(extent_share=0.0)
 
 
 def frames(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -41,7 +43,7 @@ STARTS = tuple(zip(TEXTS, BOXES, strict=True))
 
 def made(network, settings=TRUSTING, starts=STARTS, most=8) -> Targets:
     """Targets started on one frame: the first is the main one."""
-    targets = Targets(Tracker(network, settings), most)
+    targets = Targets(Tracker(network, settings, AS_TOLD), most)
     for start, (text, box) in zip((targets.main.start, *[targets.add] * 9), starts, strict=False):
         start(text, *(() if box is None else (frames(1)[0], box)))
     return targets
@@ -51,7 +53,7 @@ def alone(network, settings, starts, pictures) -> list:
     """For each start what a tracker alone says of every picture."""
     said = []
     for text, box in starts:
-        tracker = Tracker(network, settings)
+        tracker = Tracker(network, settings, AS_TOLD)
         tracker.start(text, *(() if box is None else (frames(1)[0], box)))
         said.append([tracker.track(picture) for picture in pictures])
     return said

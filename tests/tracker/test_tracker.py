@@ -81,8 +81,30 @@ def test_start_by_box_tracks_at_once(tracker, network, scene):
 def test_start_by_both_takes_the_box_and_the_words(tracker, network, scene):
     image = scene(red=RED, blue=BLUE)
     assert tracker.start("the red box", image=image, box=RED).state is State.TRACKING
-    assert network.texts == ["the red box"]
+    assert network.texts == ["the red box", ""] and tracker._guide.text == "the red box"
     assert overlap(tracker.track(image).box, RED) > 0.7
+
+
+def test_a_box_is_not_pulled_away_by_a_sentence_that_names_something_else(tracker, network, scene):
+    image = scene(red=RED, blue=BLUE)
+    assert tracker.start("the blue box", image=image, box=RED).text == "the blue box"
+    assert tracker._guide.text == "" and tracker._words.text == "the blue box"
+    for _ in range(5):
+        assert overlap(tracker.track(image).box, RED) > 0.7
+    tracker.search_again()
+    until(tracker, image, State.TRACKING)
+    assert overlap(tracker.target.box, BLUE) > 0.7, "a search is for what the sentence names"
+
+
+def test_a_start_that_fails_halfway_leaves_the_old_target(tracker, network, scene, monkeypatch):
+    image = scene(red=RED, blue=BLUE)
+    old = tracker.start(image=image, box=RED)
+    monkeypatch.setattr(network, "track", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError):
+        tracker.start("the blue box", image=image, box=BLUE)
+    monkeypatch.undo()
+    assert tracker.target == old and overlap(tracker.track(image).box, RED) > 0.7
+    assert tracker.start("blue").target_id == old.target_id + 1
 
 
 def test_box_partly_outside_is_cut(tracker, scene):
@@ -516,8 +538,9 @@ def test_language_once_per_command_and_template_once_per_target(tiny, monkeypatc
         tracker.start("the red mug", image=frames[0], box=(30, 30, 30, 20))
         for k in range(25):
             assert tracker.track(frames[k % 4]).state is State.TRACKING
-        assert calls == {"text": command, "bert": command, "words": 2 * command, "template": command,
-                         "track": (25 + len(EXTENT_LOOKS)) * command, "ground": 0}
+        # Twice a command: its sentence, and none, which the box may be followed better with.
+        assert calls == {"text": 2 * command, "bert": 2 * command, "words": 4 * command, "template": command,
+                         "track": (25 + 2 * len(EXTENT_LOOKS)) * command, "ground": 0}
     calls.update(dict.fromkeys(calls, 0))
     tracker.settings = TrackerSettings(track_threshold=1.0, lost_threshold=0.0)
     tracker.start("the red mug")

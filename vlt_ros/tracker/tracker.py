@@ -14,7 +14,7 @@ import numpy as np
 
 from vlt_ros.tracker.commands import CommandError, validate_box, validate_text
 from vlt_ros.tracker.geometry import clip, overlap, window_around
-from vlt_ros.tracker.look import Look, Looker, Looking, Sighting, Words, needs_listening
+from vlt_ros.tracker.look import Look, Looker, Looking, Sighting, Template, Words, needs_listening
 from vlt_ros.tracker.point import box_at
 from vlt_ros.tracker.search import AppearanceSearch, TextSearch
 from vlt_ros.tracker.target import Box, State, Target, TrackerSettings
@@ -53,6 +53,17 @@ class Extent(NamedTuple):
         x, y, w, h = box
         wide, high = w * math.exp(self.dw), h * math.exp(self.dh)
         return x + w / 2 + self.dx * w - wide / 2, y + h / 2 + self.dy * h - high / 2, wide, high
+
+
+    @classmethod
+    def between(cls, box: Box, seen: Sequence[Box], share: float) -> Extent:
+        """A ``share`` of the mean difference of a given box from what was seen of it; none where most saw another."""
+        x, y, w, h = box
+        found = [((x + w / 2 - u - a / 2) / a, (y + h / 2 - v - b / 2) / b, math.log(w / a), math.log(h / b))
+                 for u, v, a, b in seen if overlap((u, v, a, b), box) >= EXTENT_OVERLAP]
+        if 2 * len(found) <= len(seen):
+            return cls()
+        return cls(*(share * float(value) for value in np.mean(found, axis=0)))
 
 
 @dataclass(frozen=True)
@@ -143,8 +154,9 @@ class Tracker:
 
     def _forget(self) -> None:
         """Drop command, appearance and motion (not the id counter)."""
-        self._words: Words | None = None
-        self._template = None
+        self._words: Words | None = None        # of the command
+        self._guide: Words | None = None        # that the target is followed with: those or none
+        self._template: Template | None = None
         self._extent = Extent()
         self._box: Box | None = None
         self._search: TextSearch | AppearanceSearch | None = None
@@ -195,17 +207,18 @@ class Tracker:
                 raise CommandError(f"a box needs the frame it was drawn on: {error}") from error
             box = validate_box(box, image.shape[1], image.shape[0])
         words = self.looker.words(text)
-        template = self.looker.template(image, box) if box is not None else None
-        self._forget()
-        self._words = words
-        target_id = next(self._ids)
         if box is None:
+            self._forget()
             self._search = TextSearch(self.looker.size, words, self._proposer(text))
-            self._target = Target(State.SEARCHING, None, 0.0, target_id, text)
+            self._target = Target(State.SEARCHING, None, 0.0, next(self._ids), text)
         else:
-            self._adopt(template, box)
-            self._extent = self._measure_extent(image, box)
-            self._target = Target(State.TRACKING, box, 1.0, target_id, text, self._now(stamp))
+            template = self.looker.template(image, box)
+            guide, extent = self._tried(image, box, template, words)
+            self._forget()
+            self._adopt(template, guide, box)
+            self._extent = extent
+            self._target = Target(State.TRACKING, box, 1.0, next(self._ids), text, self._now(stamp))
+        self._words = words
         return self._target
 
     def box_at(self, image: np.ndarray, point: Sequence[float]) -> Box:
@@ -233,8 +246,7 @@ class Tracker:
             self._forget()
             self._words, self._search = words, TextSearch(self.looker.size, words, self._proposer(old.text))
         else:
-            self._search = AppearanceSearch(self._template, self._words, self._box,
-                                            self._proposer(old.text))
+            self._search = AppearanceSearch(self._template, self._guide, self._box, self._proposer(old.text))
             self._frames_searched = 0
         self._target = Target(State.SEARCHING, None, 0.0, old.target_id, old.text, old.last_seen)
         return self._target
@@ -271,30 +283,36 @@ class Tracker:
         self._clock = self._clock + FRAME_INTERVAL_S if stamp is None else float(stamp)
         return self._clock
 
-    def _adopt(self, template, box: Box) -> None:
-        self._template = template
+    def _adopt(self, template: Template, guide: Words, box: Box) -> None:
+        self._template, self._guide = template, guide
         self._box = self._believed = box
         self._search, self._below_since, self._unseen_since, self._misses, self._belief = None, None, None, 0, None
         self._before, self._has_changed = None, False
 
-    def _measure_extent(self, image: np.ndarray, box: Box) -> Extent:
-        """What the network makes of the given box in its own frame, from a few looks around it."""
+    def _tried(self, image: np.ndarray, box: Box, template: Template, words: Words) -> tuple[Words, Extent]:
+        """Which words a given box is followed with, its sentence's or none, and its extent.
+
+        A sentence may name a whole of which the box shows a part, or something else: the box would be pulled there. So
+        the network is tried with it and without in the box's own frame, and that is taken which sees the box better.
+        """
         if not self.following.extent_share:
-            return Extent()
+            return words, Extent()
+        seen = self._seen_around(image, box, template, words)
+        if words.text:
+            none = self.looker.words("")
+            without = self._seen_around(image, box, template, none)
+            if sum(overlap(one, box) for one in without) > sum(overlap(one, box) for one in seen):
+                words, seen = none, without
+        return words, Extent.between(box, seen, self.following.extent_share)
+
+    def _seen_around(self, image: np.ndarray, box: Box, template: Template, words: Words) -> list[Box]:
+        """What the network makes of a given box in its own frame, from a few looks around it."""
         x, y, w, h = box
         scale = math.sqrt(w * h)
-        found = []
-        for shift_x, shift_y, factor in EXTENT_LOOKS:
-            window = window_around((x + shift_x * scale, y + shift_y * scale, w, h),
-                                   factor * self.following.search_factor)
-            u, v, a, b = seen = self.looker.look(image, window, self._template, self._words,
-                                                  self.following.centre_weight).box
-            if overlap(seen, box) >= EXTENT_OVERLAP:
-                found.append(((x + w / 2 - u - a / 2) / a, (y + h / 2 - v - b / 2) / b, math.log(w / a),
-                              math.log(h / b)))
-        if 2 * len(found) <= len(EXTENT_LOOKS):
-            return Extent()
-        return Extent(*(self.following.extent_share * float(value) for value in np.mean(found, axis=0)))
+        windows = [window_around((x + shift_x * scale, y + shift_y * scale, w, h),
+                                 factor * self.following.search_factor) for shift_x, shift_y, factor in EXTENT_LOOKS]
+        return [self.looker.look(image, window, template, words, self.following.centre_weight).box
+                for window in windows]
 
     def _searched(self, image: np.ndarray, now: float) -> Looking[Target]:
         """A frame in SEARCHING or LOST."""
@@ -310,9 +328,9 @@ class Tracker:
         height, width = image.shape[:2]
         box = clip(sighting.box, width, height, min(10, width, height))
         if isinstance(self._search, TextSearch):
-            self._adopt(self.looker.template(image, box), box)
+            self._adopt(self.looker.template(image, box), self._words, box)
         else:
-            self._adopt(self._template, box)
+            self._adopt(self._template, self._guide, box)
         return Target(State.TRACKING, box, sighting.confidence, old.target_id, old.text, now)
 
     def _followed(self, image: np.ndarray, now: float) -> Looking[Target]:
@@ -322,7 +340,7 @@ class Tracker:
         following = self.following
         growth = min(following.search_growth**self._misses, MAX_GROWTH)
         window = window_around(self._box, following.search_factor * growth)
-        sighting = yield Look(image, window, self._template, self._words, following.centre_weight / growth)
+        sighting = yield Look(image, window, self._template, self._guide, following.centre_weight / growth)
         confidence = self._settled(sighting.confidence, now)
         believed = sighting.confidence > 0 and confidence >= settings.lost_threshold
         is_seen = sighting.confidence > 0 and sighting.score >= settings.lost_threshold
@@ -342,7 +360,7 @@ class Tracker:
         if self._below_since is not None and (
                 now - self._below_since >= patience
                 or self._unseen_since is not None and now - self._unseen_since >= settings.lost_after_s):
-            self._search = AppearanceSearch(self._template, self._words, self._believed, self._proposer(old.text))
+            self._search = AppearanceSearch(self._template, self._guide, self._believed, self._proposer(old.text))
             self._frames_searched = 0
             return Target(State.LOST, None, confidence, old.target_id, old.text, old.last_seen)
         if not is_seen:
