@@ -47,8 +47,8 @@ class Parameters:
                                         runtime=True, low=0.0, high=1.0)
     lost_threshold: float = _parameter(0.35, "Confidence below which the target counts as not seen; at most "
                                        "track_threshold", runtime=True, low=0.0, high=1.0)
-    lost_after_s: float = _parameter(0.6, "Time unseen after which the target is LOST, three times as long for "
-                                 "what is seen but not recognised [s]",
+    lost_after_s: float = _parameter(0.6, "Time after which what is unseen, or became another thing, is LOST; three "
+                                     "times as long for one thing that is followed but not recognised [s]",
                                      runtime=True, low=0.0, high=3600.0)
     reacquire: bool = _parameter(True, "Search the whole image again for a lost target", runtime=True)
     max_targets: int = _parameter(8, "Most targets at once: that of `command`, whose place is kept, and those of "

@@ -64,7 +64,8 @@ class TrackerSettings:
 
     track_threshold: confidence from which the target counts as tracked, in [0, 1].
     lost_threshold: confidence below which a frame shows no target, in [0, track_threshold].
-    lost_after_s: seconds unseen until LOST, three times as long for what is seen but not recognised.
+    lost_after_s: seconds until what is unseen, or became another thing, is LOST; three times as long for one thing
+        that is followed but not recognised.
     reacquire: look for a lost target in the whole frame.
     search_interval_frames: while searching, run the network on every n-th frame only.
     """
