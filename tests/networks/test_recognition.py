@@ -38,7 +38,7 @@ def things(count, seed, dim=24):
 
 
 def told_apart(recognition, pairs):
-    p = recognition(pairs.score, recognition.likenesses(pairs.target, pairs.found))
+    p = recognition(pairs.score, recognition.likenesses(*map(recognition.project, (pairs.target, pairs.found))))
     return float((p[pairs.right] > 0.5).float().mean()), float((p[~pairs.right] > 0.5).float().mean()), p
 
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 # A box is looked at in so many places across and down.
 PLACES = 5
+# Where in a box, x and y as parts of it: (5, 5, 2), row by row.
+_GRID = torch.stack(torch.meshgrid(*2 * [(torch.arange(PLACES) + 0.5) / PLACES], indexing="xy"), dim=-1)
 
 
 def at_places(tokens: Tensor, boxes: Tensor) -> Tensor:
@@ -27,11 +29,10 @@ def at_places(tokens: Tensor, boxes: Tensor) -> Tensor:
     Bilinear between tokens' centres; outside of the crop its nearest tokens stand.
     """
     side = round(tokens.shape[1] ** 0.5)
-    within = (torch.arange(PLACES, device=boxes.device) + 0.5) / PLACES
-    x, y = (boxes[:, i, None] + within * (boxes[:, i + 2] - boxes[:, i])[:, None] for i in (0, 1))
-    grid = torch.stack((x[:, None].expand(-1, PLACES, -1), y[:, :, None].expand(-1, -1, PLACES)), dim=-1)
+    corner, size = boxes[:, None, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None, None]
     picture = tokens.float().transpose(1, 2).unflatten(2, (side, side))
-    return F.grid_sample(picture, 2 * grid - 1, padding_mode="border", align_corners=False).flatten(2).transpose(1, 2)
+    grid = 2 * (corner + _GRID.to(boxes) * size) - 1
+    return F.grid_sample(picture, grid, padding_mode="border", align_corners=False).flatten(2).transpose(1, 2)
 
 
 class Recognition(nn.Module):
@@ -48,11 +49,15 @@ class Recognition(nn.Module):
         # Logit of the head's score, likeness of the means, likeness place by place, and a constant.
         self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
-    def likenesses(self, target: Tensor, found: Tensor) -> Tensor:
-        """The two likenesses (B, 2), in [-1, 1], of what :func:`at_places` gave for both boxes."""
-        first, second = ((tokens - self.mean.float()) @ self.projection.float().T for tokens in (target, found))
-        return torch.stack((F.cosine_similarity(first.mean(dim=1), second.mean(dim=1), dim=-1),
-                            F.cosine_similarity(first, second, dim=-1).mean(dim=1)), dim=-1)
+    def project(self, places: Tensor) -> Tensor:
+        """What :func:`at_places` gave, in the metric's directions: (B, 25, latent)."""
+        return (places - self.mean.float()) @ self.projection.float().T
+
+    @staticmethod
+    def likenesses(target: Tensor, found: Tensor) -> Tensor:
+        """The two likenesses (B, 2), in [-1, 1], of what :meth:`project` gave for both boxes."""
+        return torch.stack((F.cosine_similarity(target.mean(dim=1), found.mean(dim=1), dim=-1),
+                            F.cosine_similarity(target, found, dim=-1).mean(dim=1)), dim=-1)
 
     def forward(self, score: Tensor, likenesses: Tensor) -> Tensor:
         """Probabilities (B,) that found boxes show the targets, from the head's scores at them (B,) and likenesses."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from functools import lru_cache
@@ -28,7 +29,7 @@ class Sighting(NamedTuple):
     box: x, y, width, height in frame pixels. confidence: the score map's value at its cell, before any window, or, of a
     network that recognises, the probability that this is the template's target; in [0, 1], 0 when the network's output
     was not finite. point: the box's centre in frame pixels. score: the score map's value in any case. places: what it
-    is recognised by (1, 25, C), as in :class:`Template`.
+    is recognised by, as in :class:`Template`.
     """
 
     box: Box
@@ -43,9 +44,8 @@ class Sighting(NamedTuple):
 
 
 class Template(NamedTuple):
-    """What the target looks like: tokens (1, Nz, C) of its crop, and its own that it is recognised by (1, 25, C).
-
-    The latter None for a network that does not recognise.
+    """What the target looks like: tokens (1, Nz, C) of its crop, and what it is recognised by at places of its box
+    (1, 25, directions of the metric), None for a network that does not recognise.
     """
 
     tokens: Tensor
@@ -80,6 +80,11 @@ T = TypeVar("T")
 Looking = Generator[Look, Sighting, T]
 # Sentences that are kept padded, for batches.
 PADDED_SENTENCES = 32
+
+
+def _batch(rows: Sequence[Tensor]) -> Tensor:
+    """Rows (1, ...) as one tensor (B, ...); a single one is not copied."""
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
 
 
 def needs_listening(network) -> None:
@@ -121,8 +126,11 @@ class Looker:
         within = torch.tensor([[x - window.x, y - window.y, x + w - window.x, y + h - window.y]]) / window.side
         with torch.inference_mode():
             tokens = self.network.encode_template(self._tensor(image, window, self.network.config.template_size))
-            known = at_places(tokens, within.to(tokens.device)) if self.network.config.recognition else None
-        return Template(tokens, known)
+            return Template(tokens, self._places(tokens, within) if self.network.config.recognition else None)
+
+    def _places(self, tokens: Tensor, box: Tensor) -> Tensor:
+        """What is recognised by: tokens (1, N, C) of a crop at places of a box (1, 4: corners, parts of the crop)."""
+        return self.network.recognition.project(at_places(tokens, box.to(tokens.device)))
 
     def maps(self, looks: Sequence[Look]) -> Maps:
         """The head's maps over the windows of B looks, on the CPU; all of them have a template, or none has."""
@@ -130,7 +138,7 @@ class Looker:
 
     def _seen(self, looks: Sequence[Look]) -> tuple[Maps, Tensor | None]:
         """The maps, and with templates that are recognised the tokens (B, Nx, C) for that."""
-        search = torch.cat([self._tensor(look.image, look.window, self.size) for look in looks])
+        search = _batch([self._tensor(look.image, look.window, self.size) for look in looks])
         words = [look.words for look in looks]
         templates = [look.template for look in looks if look.template is not None]
         began = time.perf_counter()
@@ -138,11 +146,11 @@ class Looker:
             fused, tokens = self._stacked(words), None
             if not templates:
                 phrases = [one.phrase for one in words if one.phrase is not None]
-                maps = self.network.ground(search, fused, torch.cat(phrases) if phrases else None)
+                maps = self.network.ground(search, fused, _batch(phrases) if phrases else None)
             elif templates[0].places is None:
-                maps = self.network.track(search, torch.cat([one.tokens for one in templates]), fused)
+                maps = self.network.track(search, _batch([one.tokens for one in templates]), fused)
             else:
-                maps, tokens = self.network.follow(search, torch.cat([one.tokens for one in templates]), fused)
+                maps, tokens = self.network.follow(search, _batch([one.tokens for one in templates]), fused)
             maps = Maps(*(m.cpu() for m in maps))
         self.network_seconds += time.perf_counter() - began
         return maps, tokens
@@ -198,19 +206,17 @@ class Looker:
     def _sighting(self, look: Look, maps: Maps, tokens: Tensor | None) -> Sighting:
         """The best box in a look's maps, recognised by its tokens (batches of one)."""
         window, template = look.window, look.template
-        score = (1 - look.centre_weight) * maps.score + look.centre_weight * self._hann * maps.score
-        boxes, index = decode(maps, score)
-        values = boxes[0].tolist()
-        confidence = float(maps.score.flatten()[index[0]])
-        if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):
+        boxes, index = decode(maps, maps.score * (1 + look.centre_weight * (self._hann - 1)))
+        values, confidence = boxes[0].tolist(), maps.score.view(-1)[index].item()
+        if not all(map(math.isfinite, values)) or not bool(torch.isfinite(maps.score).all()):
             return Sighting((float(window.x), float(window.y), 1.0, 1.0), 0.0, (float(window.x), float(window.y)))
         found = to_frame(tuple(values), window)
         sighting = Sighting(found, confidence, (found[0] + found[2] / 2, found[1] + found[3] / 2), confidence)
         if tokens is None or template is None or template.places is None:
             return sighting
-        centre, half = boxes[0][:2], boxes[0][2:] / 2
+        centre, half = boxes[:, :2], boxes[:, 2:] / 2
         with torch.inference_mode():
-            places = at_places(tokens, torch.cat((centre - half, centre + half)).unsqueeze(0).to(tokens.device))
+            places = self._places(tokens, torch.cat((centre - half, centre + half), dim=1))
         return sighting._replace(confidence=self._recognised(template.places, places, confidence), places=places)
 
     def _recognised(self, known: Tensor, places: Tensor, score: float) -> float:
@@ -219,7 +225,7 @@ class Looker:
         with torch.inference_mode():
             alike = recognition.likenesses(known, places)
             probability = float(recognition(torch.tensor([score], device=alike.device), alike))
-        return probability if np.isfinite(probability) else 0.0
+        return probability if math.isfinite(probability) else 0.0
 
     def continues(self, before: Sighting, sighting: Sighting) -> float:
         """The probability that a sighting shows what the frame before showed; 1 for a network that cannot tell."""

@@ -94,7 +94,7 @@ def fit_metric(recognition: Recognition, pairs: Found) -> None:
 def fit_weights(recognition: Recognition, pairs: Found, steps: int = 100) -> float:
     """The logistic regression, right and wrong boxes counting alike; returns its loss."""
     with torch.no_grad():
-        alike = recognition.likenesses(pairs.target, pairs.found)
+        alike = recognition.likenesses(*map(recognition.project, (pairs.target, pairs.found)))
     share = pairs.right.float().mean()
     importance = torch.where(pairs.right, 0.5 / share, 0.5 / (1 - share))
     weights = torch.zeros(4, requires_grad=True)
