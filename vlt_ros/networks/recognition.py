@@ -29,6 +29,7 @@ def at_places(tokens: Tensor, boxes: Tensor) -> Tensor:
     Bilinear between tokens' centres; outside of the crop its nearest tokens stand.
     """
     side = round(tokens.shape[1] ** 0.5)
+    boxes = boxes.float()
     corner, size = boxes[:, None, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None, None]
     picture = tokens.float().transpose(1, 2).unflatten(2, (side, side))
     grid = 2 * (corner + _GRID.to(boxes) * size) - 1
