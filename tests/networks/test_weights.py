@@ -308,6 +308,18 @@ def test_shipped_weights_are_in_a_checkout():
     assert read_network(named).config == replace(CONFIGS["pjvlt_s"], naming_layers=6, recognition=32)
 
 
+def test_shipped_int8_graph_is_the_shipped_weights_own():
+    pytest.importorskip("openvino")
+    from vlt_ros.networks.runtimes import _calibrated, calibrated_file
+
+    try:
+        path = models_folder() / "pjvlt_s.safetensors"
+    except WeightsError as error:
+        pytest.skip(str(error))
+    model, reason = _calibrated(read_network(path), calibrated_file(path))
+    assert model is not None and reason == "", reason
+
+
 # devices --------------------------------------------------------------------------------------------------
 def test_device_that_is_not_there(written):
     with pytest.raises(DeviceError, match=r"cuda:99 is not there \(\d+ CUDA devices\)") as error:
