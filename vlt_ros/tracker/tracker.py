@@ -164,7 +164,7 @@ class Tracker:
         self._unseen_since: float | None = None
         self._believed: Box | None = None       # the last one that was not doubted
         self._belief: tuple[float, float] | None = None
-        self._before: Sighting | None = None    # the one followed last
+        self._before: Sighting | None = None    # of the frame before, if it was followed
         self._has_changed = False               # into another thing, since it was last trusted
         self._misses = 0
         self._clock = 0.0
@@ -352,10 +352,10 @@ class Tracker:
             self._unseen_since = None
         elif self._unseen_since is None:
             self._unseen_since = now
-        if is_seen:
-            if self._before is not None and self.looker.continues(self._before, sighting) < SAME:
-                self._has_changed = True
-            self._before = sighting
+        # Over a gap it says nothing: the target may have turned while it was not seen.
+        if is_seen and self._before is not None and self.looker.continues(self._before, sighting) < SAME:
+            self._has_changed = True
+        self._before = sighting if is_seen else None
         patience = settings.lost_after_s if self._has_changed else DOUBT * settings.lost_after_s
         if self._below_since is not None and (
                 now - self._below_since >= patience
