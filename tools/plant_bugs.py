@@ -78,7 +78,7 @@ BUGS = [
         "            self._frames = self._sweep()\n            next(self._frames)\n            raise\n",
         "            raise\n", f"{FAULTS}::test_search_goes_on_after_one_failure"),
     Bug("NaN is no target", "vlt_ros/tracker/look.py",
-        "if not all(np.isfinite(values)) or not np.isfinite(confidence) or not bool(torch.isfinite(score).all()):",
+        "if not all(map(math.isfinite, values)) or not bool(torch.isfinite(maps.score).all()):",
         "if False:",
         f"{FAULTS}::test_nan_from_the_network_is_no_target"),
     Bug("NaN is no value of a parameter", PARAMETERS, "not low <= value <= high", "(value < low or value > high)",

@@ -288,9 +288,8 @@ def test_int8_is_calibrated_on_frames_and_belongs_to_its_weights(plain, written,
     assert isinstance(network, CompiledNetwork) and network.precision == "int8"
     exact = answers(load_network(path, device="cpu", precision="fp32"), crops)
     assert 1e-4 < moves(answers(network, crops), exact) < 0.2
-    if torch.cpu._is_vnni_supported():
-        assert load_network(path, device="cpu", runtime="openvino").precision == "int8"
-    # Beside other weights it is of no use: said, and auto goes on without it.
+    assert load_network(path, device="cpu", runtime="openvino").precision in ("fp32", "bf16"), "only when asked for"
+    # Beside other weights it is of no use: said.
     changed = load_network(path, device="cpu", precision="fp32")
     with torch.no_grad():
         changed.box_head.conv5_size.bias += 0.5

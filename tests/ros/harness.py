@@ -277,6 +277,7 @@ class Robot:
     def follow(self, text: str = "") -> Target:
         """Point at BOX and show images until it is tracked; the status that says so."""
         self.show()
+        self.wait(lambda: self.statuses, what="the status that late subscribers are given")
         before = self.statuses[-1].target_id
         self.point(BOX, text)
         for _ in range(200):

@@ -55,7 +55,7 @@ def pair(ros, weights):
 
 def fail(node, monkeypatch, error: Exception | None, times: int) -> list:
     """Let the next `times` calls of track raise, or give a NaN box where there is no error."""
-    right, left = node._tracker.track, [None] * times
+    right, left = node._targets.track, [None] * times
 
     def track(image, stamp):
         if not left:
@@ -68,7 +68,7 @@ def fail(node, monkeypatch, error: Exception | None, times: int) -> list:
         node._tracker._target = replace(good, box=(nan,) * 4, confidence=nan)
         return node._tracker.target
 
-    monkeypatch.setattr(node._tracker, "track", track)
+    monkeypatch.setattr(node._targets, "track", track)
     return left
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import shutil
 import threading
 import warnings
@@ -39,8 +38,6 @@ from vlt_ros.networks.folding import fold
 from vlt_ros.networks.frame import OUTPUTS, FrameGraph, flat, maps_of, padded_words
 from vlt_ros.networks.head import Maps
 from vlt_ros.networks.noise import SampleNoise
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _IN_TORCH = ("fp32", "bf16", "fp16")
@@ -119,24 +116,20 @@ def prepare(network: TrackingNetwork, runtime: str = "auto", device: torch.devic
         raise RuntimeUnavailable(reason)
     if precision not in ("auto", *RUNTIMES[runtime]):
         raise RuntimeUnavailable(f"runtime {runtime} computes in {', '.join(RUNTIMES[runtime])}, not in {precision}")
-    calibrated, reason = None, ""
-    if runtime == "openvino" and precision in ("auto", "int8"):
+    calibrated = None
+    if precision == "int8":
         calibrated, reason = _calibrated(network, calibrated_file(beside))
-    if precision == "int8" and calibrated is None:
-        raise RuntimeUnavailable(reason or "int8 needs a graph calibrated on frames beside the weights file: "
-                                 "vlt export WEIGHTS --format openvino --precision int8 --calibrate CLIPS")
+        if calibrated is None:
+            raise RuntimeUnavailable(reason or "int8 needs a graph calibrated on frames beside the weights file: "
+                                     "vlt export WEIGHTS --format openvino --precision int8 --calibrate CLIPS")
     if precision == "auto":
-        if reason:
-            log.warning("%s", reason)
-        if calibrated is not None and torch.cpu._is_vnni_supported():
-            precision = "int8"
-        elif runtime == "onnxruntime":
+        if runtime == "onnxruntime":
             precision = "fp16" if device.type == "cuda" else "fp32"
         else:
             precision = "bf16" if fast_bf16(device) else "fp32"
     frame: Callable[..., tuple[Tensor, ...]] | None = None
     if runtime == "openvino":
-        frame = _openvino(network, precision, calibrated if precision == "int8" else None)
+        frame = _openvino(network, precision, calibrated)
     elif runtime == "onnxruntime":
         frame = _onnxruntime(network, precision, device)
     else:
