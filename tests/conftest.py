@@ -43,7 +43,8 @@ os.environ.update(
         _PROFILE_VARIABLE: str(Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"),
     }
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two workers share two cores: with two threads each, on tensors as small as these, they mostly wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
