@@ -216,7 +216,7 @@ class Bench:
                     return network.track(search, template, words)
 
             maps = call()
-            difference = _difference(self.maps, Maps(*(m[:1] for m in maps[:3])))
+            difference = _difference(self.maps, Maps(*(m[:1] for m in maps)))
             # Where the maps hardly move with the image, equal ones would show nothing.
             shown = self.sensitivity["image"] > 10 * TOLERANCE
             self._add(Row(self.what, runtime, precision, call, batch, difference <= TOLERANCE if shown else None,
